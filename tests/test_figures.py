@@ -1,4 +1,5 @@
 """Figures say what the numbers say: gaps stay gaps, scales are common, text is escaped, nothing is loaded from outside."""
+
 import json
 
 import numpy as np
@@ -18,10 +19,21 @@ def row(step, agp=True, **extra):
         return base
     c = np.eye(4)
     c[0, 1] = c[1, 0] = -0.5
-    return base | {
-        "losses": {"ce": 1.0, "perception": 0.1}, "terms": ["ce", *CAPS], "merged": list(CAPS), "cosines": c.tolist(),
-        "cosines_stage1": np.eye(4).tolist(), "cosines_merged": np.eye(3).tolist(), "cosines_stage2": np.eye(3).tolist(),
-        "fired_stage1": [True, False, False], "fired_stage2": [[False, False, False], [False, False, True], [False, False, False]]} | extra
+    return (
+        base
+        | {
+            "losses": {"ce": 1.0, "perception": 0.1},
+            "terms": ["ce", *CAPS],
+            "merged": list(CAPS),
+            "cosines": c.tolist(),
+            "cosines_stage1": np.eye(4).tolist(),
+            "cosines_merged": np.eye(3).tolist(),
+            "cosines_stage2": np.eye(3).tolist(),
+            "fired_stage1": [True, False, False],
+            "fired_stage2": [[False, False, False], [False, False, True], [False, False, False]],
+        }
+        | extra
+    )
 
 
 def curves(fig, panel, name=None):
@@ -93,23 +105,50 @@ def test_titles_say_how_often_it_fired():
 
 
 def test_a_step_without_a_term_is_a_gap_there_and_only_there():
-    lacking = row(2) | {"terms": ["ce", "reasoning"], "merged": ["reasoning"], "cosines": np.eye(2).tolist(), "cosines_stage1": np.eye(2).tolist(),
-                        "cosines_merged": [[1.0]], "cosines_stage2": [[1.0]], "fired_stage1": [False], "fired_stage2": [[False]]}
+    lacking = row(2) | {
+        "terms": ["ce", "reasoning"],
+        "merged": ["reasoning"],
+        "cosines": np.eye(2).tolist(),
+        "cosines_stage1": np.eye(2).tolist(),
+        "cosines_merged": [[1.0]],
+        "cosines_stage2": [[1.0]],
+        "fired_stage1": [False],
+        "fired_stage2": [[False]],
+    }
     fig = F.cosine_timelines([row(1), lacking, row(3)])
     assert curves(fig, "x", "before")[0].y == (-0.5, None, -0.5) and curves(fig, "x2", "before")[0].y == (0.0, 0.0, 0.0)
 
 
 def test_single_teacher_has_one_panel():
-    one = row(1) | {"terms": ["ce", "planning"], "merged": ["planning"], "cosines": np.eye(2).tolist(), "cosines_stage1": np.eye(2).tolist(),
-                    "cosines_merged": [[1.0]], "cosines_stage2": [[1.0]], "fired_stage1": [False], "fired_stage2": [[False]]}
+    one = row(1) | {
+        "terms": ["ce", "planning"],
+        "merged": ["planning"],
+        "cosines": np.eye(2).tolist(),
+        "cosines_stage1": np.eye(2).tolist(),
+        "cosines_merged": [[1.0]],
+        "cosines_stage2": [[1.0]],
+        "fired_stage1": [False],
+        "fired_stage2": [[False]],
+    }
     assert [a.text for a in F.cosine_timelines([one]).layout.annotations if a.text] == ["stage 1: ce · planning, fired 0&#37;"]
 
 
 def test_without_an_anchor_all_gradients_meet_in_stage_2():
-    flat = {"step": 1, "terms": ["ce", "planning"], "merged": ["ce", "planning"], "cosines": np.eye(2).tolist(), "cosines_stage1": np.eye(2).tolist(),
-            "cosines_merged": [[1, -0.3], [-0.3, 1]], "cosines_stage2": np.eye(2).tolist(), "fired_stage1": [False] * 2, "fired_stage2": [[False, True], [False] * 2]}
+    flat = {
+        "step": 1,
+        "terms": ["ce", "planning"],
+        "merged": ["ce", "planning"],
+        "cosines": np.eye(2).tolist(),
+        "cosines_stage1": np.eye(2).tolist(),
+        "cosines_merged": [[1, -0.3], [-0.3, 1]],
+        "cosines_stage2": np.eye(2).tolist(),
+        "fired_stage1": [False] * 2,
+        "fired_stage2": [[False, True], [False] * 2],
+    }
     fig = F.cosine_timelines([flat])
-    assert F.cosine_pairs([flat]) == ([], [("ce", "planning")]) and fig.layout.annotations[0].text.startswith("stage 2: ce · planning, fired 100")
+    assert F.cosine_pairs([flat]) == ([], [("ce", "planning")]) and fig.layout.annotations[0].text.startswith(
+        "stage 2: ce · planning, fired 100"
+    )
 
 
 def test_own_anchors_are_paired_with_their_followers():

@@ -101,7 +101,7 @@ class Replay:
         self.student = golden_vlm(self.case["student"], self.case["vocab"], self.tensors, "student")
         self.recipe = golden_recipe(self.case)
         teachers = {c.name: golden_vlm(shape, self.case["vocab"], self.tensors, f"teacher{j}")
-                    for j, (c, shape) in enumerate(zip(DRIVING, self.case["teachers"]))}
+                    for j, (c, shape) in enumerate(zip(DRIVING, self.case["teachers"], strict=True))}
         self.lesson = Lesson(self.student, Teachers(teachers, self.recipe, self.case["student"]["layers"]), self.recipe)
         named = dict(self.student.model.lm.named_parameters())
         self.parameters = [named[n] for n in self.case["parameter_order"]]
@@ -112,7 +112,7 @@ class Replay:
 
     def flat(self, grads) -> torch.Tensor:
         "Gradients as one vector; a missing one is zeros."
-        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(self.parameters, grads)])
+        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(self.parameters, grads, strict=True)])
 
     def micro_batch(self, step: dict):
         "Losses, gradients, projections of one recorded sample."
@@ -130,7 +130,7 @@ class Replay:
         self.window.finish()
         if recorded is not None:
             parts = recorded.split([p.numel() for p in self.parameters])
-            for p, part in zip(self.parameters, parts): p.grad = part.view_as(p).clone()
+            for p, part in zip(self.parameters, parts, strict=True): p.grad = part.view_as(p).clone()
         self.optimizer.step(); self.optimizer.zero_grad(); self.reweighting.step()
 
 

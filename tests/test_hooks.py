@@ -51,7 +51,7 @@ def test_gradients_equal_eager_gradients():
     model, (eager, expected) = tiny(), eager_maps()
     (captured(model)[1] * weight).sum().backward()
     (expected[1] * weight).sum().backward()
-    for (name, ours), theirs in zip(model.named_parameters(), eager.parameters()):
+    for (name, ours), theirs in zip(model.named_parameters(), eager.parameters(), strict=True):
         assert (ours.grad is None) == (theirs.grad is None), name
         if ours.grad is not None: torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-5)
 
@@ -95,7 +95,7 @@ def test_additive_masks_of_cross_attention_are_added():
 
 def checkpointed(reentrant):
     model = tiny().train()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     return model
 
 
@@ -106,7 +106,7 @@ def test_gradient_checkpointing_changes_neither_maps_nor_gradients():
             loss = model(TOKENS, attention_mask=LEFT, use_cache=False).logits.square().mean() + maps[1].square().sum()
             loss.backward(retain_graph=True)
             maps[0].square().sum().backward()  # a second backward recomputes again
-    for (name, a), b in zip(plain.named_parameters(), checked.parameters()):
+    for (name, a), b in zip(plain.named_parameters(), checked.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 

@@ -1,4 +1,5 @@
 """Intervals against published values, exact enumeration and simulation."""
+
 from itertools import product
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 from drivekd.study.intervals import mcnemar, paired_difference, wilson
 
 
-@pytest.mark.parametrize("successes, n, low, high", [
-    (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
-    (15, 148, 0.0624, 0.1605),
-    (0, 20, 0.0000, 0.1611),
-    (1, 29, 0.0061, 0.1718),
-])
+@pytest.mark.parametrize(
+    "successes, n, low, high",
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_equals_newcombes_table(successes, n, low, high):
     found = wilson(successes, n)
     assert (round(found.low, 4), round(found.high, 4)) == (low, high) and found.estimate == successes / n

@@ -3,8 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from drivekd.distill.losses import (answer_cross_entropy, full_pairs, group_mean, hidden_loss, kl_loss, map_loss,
-                                    text_to_vision_pairs)
+from drivekd.distill.losses import answer_cross_entropy, full_pairs, group_mean, hidden_loss, kl_loss, map_loss, text_to_vision_pairs
 
 
 def causal_maps(b=4, t=12, dtype=torch.float32):

@@ -1,4 +1,5 @@
 """Results are plain JSON; a report is one page that loads nothing and runs nothing that is not ours."""
+
 import hashlib
 import json
 import re
@@ -15,7 +16,7 @@ from drivekd.runs.privacy import redact
 from drivekd.study.intervals import Interval, paired_difference
 from drivekd.workbench.figures import accuracy_bars
 
-HOSTILE = '</td><script>alert(1)</script><img src=x onerror=alert(1)> <c1,CAM_FRONT,0.4,0.6> & " \' \u202e'
+HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)> <c1,CAM_FRONT,0.4,0.6> & \" ' \u202e"
 
 
 class Page(HTMLParser):
@@ -38,11 +39,23 @@ class Page(HTMLParser):
 def full_page():
     counts = {HOSTILE: {"perception": (3, 4), "planning": (0, 0)}}
     fig = R.figure(accuracy_bars({HOSTILE: {HOSTILE: (3, 4)}}), HOSTILE, HOSTILE)
-    return R.html_report(HOSTILE, [
-        R.Section(HOSTILE, [HOSTILE, R.accuracy_table(counts, HOSTILE, HOSTILE), fig, R.note(HOSTILE)]),
-        R.Section("two", [R.qa(HOSTILE, {HOSTILE: HOSTILE}), R.facts({HOSTILE: HOSTILE}), R.details(HOSTILE, HOSTILE),
-                          R.picture(Image.new("RGB", (8, 8)), HOSTILE, HOSTILE), fig]),
-    ], HOSTILE)
+    return R.html_report(
+        HOSTILE,
+        [
+            R.Section(HOSTILE, [HOSTILE, R.accuracy_table(counts, HOSTILE, HOSTILE), fig, R.note(HOSTILE)]),
+            R.Section(
+                "two",
+                [
+                    R.qa(HOSTILE, {HOSTILE: HOSTILE}),
+                    R.facts({HOSTILE: HOSTILE}),
+                    R.details(HOSTILE, HOSTILE),
+                    R.picture(Image.new("RGB", (8, 8)), HOSTILE, HOSTILE),
+                    fig,
+                ],
+            ),
+        ],
+        HOSTILE,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +123,9 @@ def test_result_has_the_published_schema(tmp_path):
     data.write_text("[]")
     path = R.write_result(tmp_path, {"a": np.float32(0.5), "b": np.arange(2), "c": (1, float("nan"))}, {"lr": 5e-5, "path": data}, 3, data)
     result = json.loads(path.read_text())
-    assert set(result) == {"schema", "metrics", "params", "seed", "versions", "data", "git"} and result["schema"] == 1 and result["seed"] == 3
+    assert (
+        set(result) == {"schema", "metrics", "params", "seed", "versions", "data", "git"} and result["schema"] == 1 and result["seed"] == 3
+    )
     assert result["metrics"] == {"a": 0.5, "b": [0, 1], "c": [1, None]}
     assert result["data"]["sha256"] == hashlib.sha256(b"[]").hexdigest() and result["versions"]["python"]
 
@@ -143,6 +158,7 @@ def test_git_revision_is_none_outside_a_repository(tmp_path):
 def test_git_revision_notices_changes(tmp_path):
     def git(*a):
         subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@e", *a], check=True, capture_output=True)
+
     git("init"), (tmp_path / "f").write_text("1"), git("add", "f"), git("commit", "-m", "x")
     assert R.git_revision(tmp_path)["changed"] is False
     (tmp_path / "f").write_text("2")

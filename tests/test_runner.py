@@ -1,4 +1,5 @@
 """A run is `ok` only if it truly finished; whatever else happens is named, and nothing private is kept."""
+
 import json
 import os
 import signal
@@ -15,7 +16,9 @@ from drivekd.runs.parameters import RunError, declared, is_credential_name, load
 from drivekd.runs.privacy import clean_folder, redact, secret_values, short_paths
 from drivekd.runs.runner import main, read_status, run
 
-WRITE = "from drivekd.runs.report import write_result\nfrom drivekd.runs.runner import run_folder\nwrite_result(run_folder('t'), {'x': x}, {'x': x}, 0)"
+WRITE = """from drivekd.runs.report import write_result
+from drivekd.runs.runner import run_folder
+write_result(run_folder('t'), {'x': x}, {'x': x}, 0)"""
 PARAMETERS = "x: int = 1  # a number\nlr: float = 0.1\nname: str = 'a'\nlayers: list[int] = [1]\nstop: int | None = None"
 KEY = "hf_" + "aB3" * 10
 
@@ -23,8 +26,17 @@ KEY = "hf_" + "aB3" * 10
 def notebook(path, *sources, tags=("parameters",)):
     """A notebook with one code cell per source; the first carries the tags."""
     cells = [{"cell_type": "markdown", "id": "m", "metadata": {}, "source": "# A title"}]
-    cells += [{"cell_type": "code", "id": f"c{i}", "source": s, "outputs": [], "execution_count": 7, "metadata": {"tags": list(tags)} if i == 0 else {}}
-              for i, s in enumerate(sources)]
+    cells += [
+        {
+            "cell_type": "code",
+            "id": f"c{i}",
+            "source": s,
+            "outputs": [],
+            "execution_count": 7,
+            "metadata": {"tags": list(tags)} if i == 0 else {},
+        }
+        for i, s in enumerate(sources)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}))
     return path
@@ -47,7 +59,7 @@ def wait_for(condition, seconds=60):
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """Spaces and braces in paths and values, a key in the output, a progress bar, a foreign kernelspec and start-up file in the home folder."""
+    """Spaces and braces in paths and values, keys in the output, a progress bar, a trap kernelspec and start-up file in the home folder."""
     base = tmp_path_factory.mktemp("run with {braces} and spaces")
     kernel = base / "home" / ".local" / "share" / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
@@ -55,8 +67,11 @@ def good(tmp_path_factory):
     startup = base / "home" / ".ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "00.py").write_text("raise SystemExit('user start-up file was run')")
-    show = ("import os, sys, matplotlib\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(5), desc='bar', mininterval=0): pass\n"
-            f"print('KEY {KEY}', os.environ['MY_API_TOKEN'], os.getcwd(), os.path.expanduser('~'))\nprint(name, matplotlib.get_backend(), sys.executable)")
+    show = (
+        "import os, sys, matplotlib\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(5), desc='bar', mininterval=0): pass\n"
+        f"print('KEY {KEY}', os.environ['MY_API_TOKEN'], os.getcwd(), os.path.expanduser('~'))\n"
+        "print(name, matplotlib.get_backend(), sys.executable)"
+    )
     path = notebook(base / "my notebook.ipynb", PARAMETERS, show, WRITE)
     before = dict(os.environ), os.getcwd()
     os.environ |= {"HOME": str(base / "home"), "MY_API_TOKEN": "correct horse battery"}
@@ -76,7 +91,12 @@ def outputs(result):
 
 def test_finished_run_is_ok_with_exit_code_0_and_the_whole_folder(good):
     assert good.ok, good.error
-    assert good.exit_code == 0 and sorted(p.name for p in good.folder.iterdir()) == ["notebook.ipynb", "params.yaml", "result.json", "status.json"]
+    assert good.exit_code == 0 and sorted(p.name for p in good.folder.iterdir()) == [
+        "notebook.ipynb",
+        "params.yaml",
+        "result.json",
+        "status.json",
+    ]
     status = json.loads((good.folder / "status.json").read_text())
     assert (status["status"], status["exit_code"], status["error"]) == ("ok", 0, None) and status["seconds"] > 0
 
@@ -93,7 +113,9 @@ def test_braces_in_a_value_reach_the_notebook_as_they_are(good):
 
 def test_keys_are_blacked_out_and_counted(good):
     kept = "".join(p.read_text() for p in good.folder.iterdir())
-    assert KEY not in kept and "correct horse" not in kept and good.redacted == {"notebook.ipynb": 3}  # in the source, the output, and a value of the environment
+    assert (
+        KEY not in kept and "correct horse" not in kept and good.redacted == {"notebook.ipynb": 3}
+    )  # in the source, the output, and a value of the environment
 
 
 def test_nothing_kept_names_the_users_folders(good):
@@ -120,11 +142,19 @@ def test_result_records_where_it_came_from(good):
 # --- runs that do not work
 
 
-@pytest.mark.parametrize("source, error, cell", [
-    ("raise ValueError('no question has capability planning;\\n add some')", "no question has capability planning; add some (ValueError)", 2),
-    ("import os; os._exit(0)", "the notebook's process died", 2),
-    ("import sys; sys.exit(0)", "ended itself with sys.exit()", 2),
-], ids=["raises", "dies", "exits"])
+@pytest.mark.parametrize(
+    "source, error, cell",
+    [
+        (
+            "raise ValueError('no question has capability planning;\\n add some')",
+            "no question has capability planning; add some (ValueError)",
+            2,
+        ),
+        ("import os; os._exit(0)", "the notebook's process died", 2),
+        ("import sys; sys.exit(0)", "ended itself with sys.exit()", 2),
+    ],
+    ids=["raises", "dies", "exits"],
+)
 def test_a_notebook_that_stops_early_has_failed_and_later_cells_are_pending(tmp_path, source, error, cell):
     fake = "from drivekd.runs.runner import run_folder\n(run_folder('t') / 'result.json').write_text('{\"metrics\": {}}')"
     result = run(notebook(tmp_path / "n.ipynb", "x = 1\n", f"{fake}\n{source}", "print('never')"), out=tmp_path / "out")
@@ -139,17 +169,24 @@ def test_without_a_result_a_run_has_failed(tmp_path):
     assert result.status == "failed" and "without writing result.json" in result.error
 
 
-@pytest.mark.parametrize("text, error", [("{", "not readable JSON"), ("[]", "holds no metrics"), ("{}", "holds no metrics"), ("\udcff", "not readable JSON")])
+@pytest.mark.parametrize(
+    "text, error", [("{", "not readable JSON"), ("[]", "holds no metrics"), ("{}", "holds no metrics"), ("\udcff", "not readable JSON")]
+)
 def test_a_result_that_does_not_parse_does_not_count(tmp_path, text, error):
     (tmp_path / "result.json").write_text(text, errors="surrogateescape")
-    said, cell = runner.verdict([{"cell_type": "code", "source": "x", "execution_count": 1, "outputs": []}], {}, 0, tmp_path / "result.json")
+    said, cell = runner.verdict(
+        [{"cell_type": "code", "source": "x", "execution_count": 1, "outputs": []}], {}, 0, tmp_path / "result.json"
+    )
     assert error in said and cell == 0
 
 
 def test_time_limit_ends_every_process_the_run_has_started(tmp_path):
     """The kernel, its child and a grandchild in a session of its own."""
-    start = ("import subprocess, pathlib, time\na = subprocess.Popen(['sleep', '300'])\nb = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
-             f"pathlib.Path({str(tmp_path / 'pids')!r}).write_text(f'{{a.pid}} {{b.pid}}')\nprint('working', flush=True)\ntime.sleep(300)")
+    start = (
+        "import subprocess, pathlib, time\na = subprocess.Popen(['sleep', '300'])\n"
+        "b = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
+        f"pathlib.Path({str(tmp_path / 'pids')!r}).write_text(f'{{a.pid}} {{b.pid}}')\nprint('working', flush=True)\ntime.sleep(300)"
+    )
     begin = time.monotonic()
     result = run(notebook(tmp_path / "n.ipynb", "x = 1\n", start, "print('never')"), out=tmp_path / "out", timeout=15)
     pids = [int(p) for p in (tmp_path / "pids").read_text().split()]
@@ -162,9 +199,15 @@ def test_time_limit_ends_every_process_the_run_has_started(tmp_path):
 @pytest.fixture
 def running(tmp_path):
     """The command as a process of its own, inside a long cell."""
-    path = notebook(tmp_path / "n.ipynb", "x = 1\n", f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(300)")
+    path = notebook(
+        tmp_path / "n.ipynb",
+        "x = 1\n",
+        f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(300)",
+    )
     code = "import sys; from drivekd.runs.runner import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path), "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path), "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     kernel = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     yield process, kernel, tmp_path / "out"
     process.kill()
@@ -208,26 +251,29 @@ def refused(tmp_path, monkeypatch, capsys):
     return command
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["-p", "nmae=b"], "unknown parameter 'nmae'; did you mean name?"),
-    (["-p", "zzz=1"], "known: x, lr, name, layers, stop"),
-    (["-p", "x=1.5"], "x takes a whole number (default 1), found 1.5"),
-    (["-p", "x=true"], "found True"),
-    (["-p", "x=1e3"], "whole number"),
-    (["-p", "lr=fast"], "lr takes a number"),
-    (["-p", "lr=.inf"], "finite"),
-    (["-p", "layers=3"], "a list such as [1, 2]"),
-    (["-p", "layers=[1"], "not readable as YAML"),
-    (["-p", "x"], "name=value"),
-    (["-p", "=1"], "name=value"),
-    (["-p", "hf_token=abc"], "looks like a credential"),
-    (["-p", "apiKey=abc"], "looks like a credential"),
-    (["-p", f"name={KEY}"], "looks like an access key"),
-    (["-p", "name=https://me:secret@host/x"], "looks like an access key"),
-    (["-f", "/nowhere/x.yaml"], "there is no parameter file"),
-    (["--timeout", "0"], "positive number of seconds"),
-    (["-p", "x=" + "9" * 5000 + "x"], "whole number"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["-p", "nmae=b"], "unknown parameter 'nmae'; did you mean name?"),
+        (["-p", "zzz=1"], "known: x, lr, name, layers, stop"),
+        (["-p", "x=1.5"], "x takes a whole number (default 1), found 1.5"),
+        (["-p", "x=true"], "found True"),
+        (["-p", "x=1e3"], "whole number"),
+        (["-p", "lr=fast"], "lr takes a number"),
+        (["-p", "lr=.inf"], "finite"),
+        (["-p", "layers=3"], "a list such as [1, 2]"),
+        (["-p", "layers=[1"], "not readable as YAML"),
+        (["-p", "x"], "name=value"),
+        (["-p", "=1"], "name=value"),
+        (["-p", "hf_token=abc"], "looks like a credential"),
+        (["-p", "apiKey=abc"], "looks like a credential"),
+        (["-p", f"name={KEY}"], "looks like an access key"),
+        (["-p", "name=https://me:secret@host/x"], "looks like an access key"),
+        (["-f", "/nowhere/x.yaml"], "there is no parameter file"),
+        (["--timeout", "0"], "positive number of seconds"),
+        (["-p", "x=" + "9" * 5000 + "x"], "whole number"),
+    ],
+)
 def test_bad_arguments_are_one_sentence(refused, arguments, says):
     assert says in refused(*arguments)
 
@@ -238,7 +284,9 @@ def test_a_key_of_this_machine_is_refused_as_a_value_and_not_repeated(refused, m
     assert "looks like an access key" in said and "0123456789abcdef0123" not in said
 
 
-@pytest.mark.parametrize("text, says", [("a: [", "not a YAML file"), ("- 1", "`name: value` lines"), ("x: [1]", "whole number"), ("\x00", "not a YAML file")])
+@pytest.mark.parametrize(
+    "text, says", [("a: [", "not a YAML file"), ("- 1", "`name: value` lines"), ("x: [1]", "whole number"), ("\x00", "not a YAML file")]
+)
 def test_bad_parameter_files_are_one_sentence(refused, tmp_path, text, says):
     (tmp_path / "p.yaml").write_text(text)
     assert says in refused("-f", str(tmp_path / "p.yaml"))
@@ -250,7 +298,9 @@ def test_notebooks_with_bad_parameter_cells_are_refused(refused, tmp_path, cell,
     assert any(s in said for s in says.split("|"))
 
 
-@pytest.mark.parametrize("text, says", [("not json", "is not a notebook"), ("[]", "format 4"), ('{"nbformat": 3, "cells": []}', "format 4")])
+@pytest.mark.parametrize(
+    "text, says", [("not json", "is not a notebook"), ("[]", "format 4"), ('{"nbformat": 3, "cells": []}', "format 4")]
+)
 def test_files_that_are_no_notebooks_are_refused(refused, tmp_path, text, says):
     (tmp_path / "x.ipynb").write_text(text)
     assert says in refused(source=tmp_path / "x.ipynb")
@@ -274,12 +324,28 @@ def test_two_parameter_cells_are_refused():
 # --- parameters
 
 
-@pytest.mark.parametrize("line, text, value", [
-    ("x: float = 1.0", "5e-5", 5e-5), ("x: float = 1.0", "2", 2.0), ("x = 1", "-3", -3), ("x = False", "true", True), ("x: str = ''", "no", "no"),
-    ("x: str = ''", "007", "007"), ("x = ''", "a=b", "a=b"), ("x: str | None = None", "null", None), ("x: str | None = None", "nul", "nul"),
-    ("x: int | None = None", "4", 4), ("x: Optional[int] = None", "null", None), ("x = None", "[1]", [1]), ("x = {}", "{a: 1}", {"a": 1}),
-    ("x: list[str] = []", "[a, b]", ["a", "b"]), ("x = (1, 2)", "[3]", [3]), ("x: Literal['a', 'b'] = 'a'", "b", "b"), ("x = ''", "", ""),
-])
+@pytest.mark.parametrize(
+    "line, text, value",
+    [
+        ("x: float = 1.0", "5e-5", 5e-5),
+        ("x: float = 1.0", "2", 2.0),
+        ("x = 1", "-3", -3),
+        ("x = False", "true", True),
+        ("x: str = ''", "no", "no"),
+        ("x: str = ''", "007", "007"),
+        ("x = ''", "a=b", "a=b"),
+        ("x: str | None = None", "null", None),
+        ("x: str | None = None", "nul", "nul"),
+        ("x: int | None = None", "4", 4),
+        ("x: Optional[int] = None", "null", None),
+        ("x = None", "[1]", [1]),
+        ("x = {}", "{a: 1}", {"a": 1}),
+        ("x: list[str] = []", "[a, b]", ["a", "b"]),
+        ("x = (1, 2)", "[3]", [3]),
+        ("x: Literal['a', 'b'] = 'a'", "b", "b"),
+        ("x = ''", "", ""),
+    ],
+)
 def test_text_is_typed_by_the_default(line, text, value):
     found = resolve(read_cell(line), {}, {"x": text})["x"]
     assert found == value and type(found) is type(value)
@@ -294,9 +360,26 @@ def test_command_line_wins_over_the_file():
     assert resolve(read_cell("x = 1\ny = 2"), {"x": 5, "y": 6}, split_pairs(["x=7"])) == {"x": 7, "y": 6}
 
 
-@pytest.mark.parametrize("name, credential", [
-    ("token", True), ("hf_token", True), ("HF_TOKEN", True), ("apikey", True), ("api_key", True), ("accessKey", True), ("password", True), ("secret_name", True),
-    ("max_new_tokens", False), ("tokenizer", False), ("keyframes", False), ("key_layer", False), ("author", False), ("seed", False), ("monkey", False)])
+@pytest.mark.parametrize(
+    "name, credential",
+    [
+        ("token", True),
+        ("hf_token", True),
+        ("HF_TOKEN", True),
+        ("apikey", True),
+        ("api_key", True),
+        ("accessKey", True),
+        ("password", True),
+        ("secret_name", True),
+        ("max_new_tokens", False),
+        ("tokenizer", False),
+        ("keyframes", False),
+        ("key_layer", False),
+        ("author", False),
+        ("seed", False),
+        ("monkey", False),
+    ],
+)
 def test_credential_names_are_whole_words(name, credential):
     assert is_credential_name(name) is credential
 
@@ -304,20 +387,44 @@ def test_credential_names_are_whole_words(name, credential):
 # --- privacy
 
 
-@pytest.mark.parametrize("secret", [KEY, "sk-proj-" + "a1" * 15, "sk-ant-api03-" + "x_9-" * 8, "ghp_" + "a" * 36, "AKIA" + "A1" * 8, "AIza" + "b" * 35,
-                                    "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        KEY,
+        "sk-proj-" + "a1" * 15,
+        "sk-ant-api03-" + "x_9-" * 8,
+        "ghp_" + "a" * 36,
+        "AKIA" + "A1" * 8,
+        "AIza" + "b" * 35,
+        "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----",
+    ],
+)
 def test_known_key_forms_are_found_inside_text(secret):
     text, count = redact(f'{{"text": "before {secret} after"}}')
     assert count == 1 and secret not in text and text.startswith('{"text": "before [redacted]')
 
 
-@pytest.mark.parametrize("harmless", ["hf_hub_download", "sk-toggleable__content-arrow", "max_tokens=512", "a" * 64, "risk-" + "a" * 40, "https://host/a@b", "e3b0c44298fc1c149afbf4c8"])
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "hf_hub_download",
+        "sk-toggleable__content-arrow",
+        "max_tokens=512",
+        "a" * 64,
+        "risk-" + "a" * 40,
+        "https://host/a@b",
+        "e3b0c44298fc1c149afbf4c8",
+    ],
+)
 def test_harmless_text_is_left_alone(harmless):
     assert redact(harmless) == (harmless, 0)
 
 
 def test_values_of_short_or_path_variables_are_not_searched():
-    assert secret_values({"A_TOKEN": "true", "SSH_KEY": "/home/x/.ssh/id", "PATH": "x" * 20, "B_SECRET": 'say "hello" now'}) == ('say \\"hello\\" now', 'say "hello" now')
+    assert secret_values({"A_TOKEN": "true", "SSH_KEY": "/home/x/.ssh/id", "PATH": "x" * 20, "B_SECRET": 'say "hello" now'}) == (
+        'say \\"hello\\" now',
+        'say "hello" now',
+    )
 
 
 def test_paths_are_replaced_at_folder_boundaries_and_longest_first():
@@ -330,7 +437,9 @@ def test_checkpoints_keep_their_paths_but_not_keys(tmp_path):
     for p in (tmp_path / "checkpoints" / "config.json", tmp_path / "log.txt"):
         p.write_text(f"{tmp_path}/x {KEY}")
     assert clean_folder(tmp_path, {str(tmp_path): "."}) == {"checkpoints/config.json": 1, "log.txt": 1}
-    assert (tmp_path / "log.txt").read_text() == "./x [redacted]" and str(tmp_path) in (tmp_path / "checkpoints" / "config.json").read_text()
+    assert (tmp_path / "log.txt").read_text() == "./x [redacted]" and str(tmp_path) in (
+        tmp_path / "checkpoints" / "config.json"
+    ).read_text()
 
 
 def test_bytes_that_are_no_text_survive_cleaning(tmp_path):
@@ -364,8 +473,11 @@ def test_an_earlier_run_is_replaced_only_with_force(tmp_path):
 def test_force_never_removes_what_is_not_a_run_or_still_runs(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "a.txt").write_text("x")
-    with pytest.raises(RunError, match="not a run"):
-        runner.exact_folder(tmp_path / "thesis", force=True)
+    for foreign in (None, "{}", "[1]", ""):
+        if foreign is not None:
+            (tmp_path / "thesis" / "status.json").write_text(foreign)
+        with pytest.raises(RunError, match="not a run"):
+            runner.exact_folder(tmp_path / "thesis", force=True)
     with pytest.raises(RunError, match="still running"):
         runner.exact_folder(done(tmp_path / "busy", "running", os.getpid()), force=True)
     with pytest.raises(RunError, match="is a file"):
@@ -380,5 +492,6 @@ def test_show_lists_parameters_with_help(tmp_path, capsys):
 
 
 def test_importing_the_runner_is_light():
-    code = "import sys, drivekd.runs.runner; print([m for m in ('torch', 'papermill', 'plotly', 'IPython', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "papermill", "plotly", "IPython", "transformers")
+    code = f"import sys, drivekd.runs.runner; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

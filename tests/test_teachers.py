@@ -67,7 +67,7 @@ def test_teachers_are_frozen_and_targets_carry_no_graph(batch):
 def test_equal_weights_share_one_pass_wherever_they_come_from(batch):
     one, twin, other = tiny(4, 4, seed=1), tiny(4, 4, seed=1), tiny(4, 4, seed=2)
     counts = [count_layers(v) for v in (one, twin, other)]
-    teachers = Teachers(dict(zip(CAPABILITIES, (one, twin, other))), RECIPE, n_student=4)
+    teachers = Teachers(dict(zip(CAPABILITIES, (one, twin, other), strict=True)), RECIPE, n_student=4)
     assert [list(t.signals) for t in teachers.teachers] == [["perception", "reasoning"], ["planning"]]
     shared = teachers.targets(batch)
     assert counts[0] == [0, 1, 2] and counts[1] == [] and counts[2] == [0, 1, 2]

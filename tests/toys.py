@@ -26,8 +26,8 @@ class ToyBatch(SimpleNamespace):
 
 def samples(n=12, capabilities=CAPABILITIES, length=12):
     "Made-up questions: token 0, four vision tokens, text, three answer tokens."
-    return [SimpleNamespace(id=f"q{i}", tokens=[(7 * i + j * j) % 40 for j in range(length)], capability=capabilities[i % len(capabilities)])
-            for i in range(n)]
+    def tokens(i): return [(7 * i + j * j) % 40 for j in range(length)]
+    return [SimpleNamespace(id=f"q{i}", tokens=tokens(i), capability=capabilities[i % len(capabilities)]) for i in range(n)]
 
 
 def collate(chosen):

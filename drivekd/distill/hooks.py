@@ -76,7 +76,7 @@ class _Capture:
 
 
 _REENTRANT = ("Reentrant gradient checkpointing detaches the attention maps, so they would teach nothing; call "
-              "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}).")
+              "activation_checkpointing_enable({'use_reentrant': False}).")
 
 # %% ../../nbs/api/distill/01_hooks.ipynb #f91f366f
 def _drivekd_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=None, **kwargs):
@@ -154,7 +154,7 @@ def capture_attention(
     except _Stop: pass
     finally:
         for module in chosen: _CAPTURES.pop(module, None)
-        for config, name in zip(configs, before): config._attn_implementation = name
+        for config, name in zip(configs, before, strict=True): config._attn_implementation = name
 
 # %% ../../nbs/api/distill/01_hooks.ipynb #3ed73f20
 @contextmanager

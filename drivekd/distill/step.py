@@ -28,7 +28,7 @@ def backward_into(
     retain: bool = False,  # will the graph be used again?
 ) -> Grads:
     "Add the gradient of one loss to its own buffer; `.grad` is left empty."
-    for p, grad in zip(parameters, buffer or [None] * len(parameters)): p.grad = grad
+    for p, grad in zip(parameters, buffer or [None] * len(parameters), strict=True): p.grad = grad
     backward(loss, retain_graph=retain)
     grads = [p.grad for p in parameters]
     for p in parameters: p.grad = None
@@ -93,14 +93,14 @@ class Window:
         grads, telemetry = resolve([self.buffers[n] for n in names], self.method, r.support, terms=names, anchor=r.anchor,
                                    stage1=r.stage1, stage2=self.stage2, ce_count=r.ce_count, permutation=permutation,
                                    key=(self.seed, *key), options=r.conflict_options)
-        self.total = grads if self.total is None else [_sum(a, b) for a, b in zip(self.total, grads)]
+        self.total = grads if self.total is None else [_sum(a, b) for a, b in zip(self.total, grads, strict=True)]
         outcome = _outcome(self, names, telemetry)
         self._clear()
         return outcome
 
     def finish(self) -> None:
         "Put the combined gradient where optimizers look, and start a new window."
-        for p, grad in zip(self.parameters, self.total): p.grad = grad
+        for p, grad in zip(self.parameters, self.total, strict=True): p.grad = grad
         self.total = None
 
 # %% ../../nbs/api/distill/06a_step.ipynb #fd796493
@@ -112,9 +112,9 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def _outcome(window: Window, names: Sequence[str], telemetry: Telemetry) -> Outcome:
     "Undo mixing and weights for the record."
     mixed = torch.stack([window.losses[n] for n in names]).tolist()  # one transfer from the device
-    norms = {n: norm / (window.weights[n] * window.mass[n]) for n, norm in zip(telemetry.terms, telemetry.norms)}
-    return Outcome({n: x / window.mass[n] for n, x in zip(names, mixed)}, norms, dict(window.weights),
-                   sum(window.weights[n] * x for n, x in zip(names, mixed)), telemetry)
+    norms = {n: norm / (window.weights[n] * window.mass[n]) for n, norm in zip(names, telemetry.norms, strict=True)}
+    return Outcome({n: x / window.mass[n] for n, x in zip(names, mixed, strict=True)}, norms, dict(window.weights),
+                   sum(window.weights[n] * x for n, x in zip(names, mixed, strict=True)), telemetry)
 
 # %% ../../nbs/api/distill/06a_step.ipynb #6f159149
 def is_due(

@@ -39,7 +39,7 @@ class Parameter:
 # %% ../../nbs/api/runs/00a_parameters.ipynb #1b1fbcd4
 _NAMES = {t.__name__: t for t in (bool, int, float, str, list, dict, tuple)} | {"None": type(None)}
 
-
+# %% ../../nbs/api/runs/00a_parameters.ipynb #d1c94c23
 def _kinds_of(
     annotation: ast.expr | None,
     default: Any,
@@ -98,7 +98,7 @@ def load_notebook(
         raise RunError(f"{path} is not a notebook of format 4; open and save it in JupyterLab to upgrade it")
     return nb
 
-
+# %% ../../nbs/api/runs/00a_parameters.ipynb #1047c053
 def declared(
     nb: Mapping,  # notebook as JSON
 ) -> dict[str, Parameter]:  # by name; empty when the notebook takes none
@@ -191,7 +191,7 @@ def read_yaml(path: Path) -> dict:
         raise RunError(f"{path} must hold `name: value` lines, found a {type(values).__name__}")
     return {str(k): v for k, v in (values or {}).items()}
 
-
+# %% ../../nbs/api/runs/00a_parameters.ipynb #b09efe73
 def split_pairs(pairs: list[str]) -> dict[str, str]:
     "`['a=1', 'b=x=y']` → `{'a': '1', 'b': 'x=y'}`."
     for pair in pairs:

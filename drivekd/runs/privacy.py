@@ -31,7 +31,7 @@ def secret_values(
     found = {v for k, v in environment.items() if _VARIABLE.search(k) and len(v) >= 8 and not v.startswith("/")}
     return tuple(sorted(found | {json.dumps(v)[1:-1] for v in found}, key=len, reverse=True))
 
-
+# %% ../../nbs/api/runs/00b_privacy.ipynb #7d17f810
 def redact(
     text: str,
     values: Iterable[str] = (),  # from `secret_values`
@@ -65,7 +65,7 @@ def replace_text(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8", errors="surrogateescape")
     os.replace(aside, path)
 
-
+# %% ../../nbs/api/runs/00b_privacy.ipynb #275adfb8
 def clean_file(path: Path, folders: Mapping[str, str], values: Iterable[str]) -> int:
     "Clean one text file in place; the number of keys found."
     old = path.read_text(encoding="utf-8", errors="surrogateescape")

@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
             continue  # `versions` reports what is there; a run without torch is allowed
     return found
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #7b92e8e5
 def git_revision(
     folder: Path = Path(),  # somewhere inside the repository
 ) -> dict | None:  # {"revision", "changed"}; None outside a repository or without git
@@ -136,7 +136,7 @@ def rate(
     bar = f'<span class="bar"><i style="width:{value:.1f}%"></i><b style="left:{low:.1f}%;width:{high - low:.1f}%"></b></span>'
     return Html(f'<span class="rate"><strong>{value:.0f} %</strong> <small>[{low:.0f}, {high:.0f}] of {n}</small>{bar}</span>')
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #7fda38ad
 def between(
     interval: Interval,  # estimate, low, high
     digits: int = 2,
@@ -162,7 +162,7 @@ def _caption(caption: object, reproduce: str) -> str:
     again = f'<span class="again">How to reproduce: <code>{markup(reproduce)}</code></span>' if reproduce else ""
     return f"<figcaption>{markup(caption) if caption else ''}{again}</figcaption>" if caption or again else ""
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #10906fda
 def table(
     header: Sequence[object],
     rows: Iterable[Sequence[object]],  # cells; the first of each row is its heading
@@ -194,7 +194,7 @@ def figure(fig: go.Figure, caption: object = "", reproduce: str = "") -> Html:
     inner = f'<div style="min-width:{max(440, 290 * columns)}px">{figure_html(fig)}</div>'
     return Html(f'<figure><div class="plot">{inner}</div>{_caption(caption, reproduce)}</figure>')
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #fe22fc2b
 def picture(
     image: Image.Image,
     alt: str,  # what one would say about it on the phone
@@ -210,7 +210,7 @@ def picture(
     size = f'width="{image.width}" height="{image.height}" style="min-width:{min(image.width, 620)}px"'
     return Html(f'<figure><div class="plot"><img src="{uri}" alt="{html_text(alt)}" {size}></div>{_caption(caption, reproduce)}</figure>')
 
-# %% ../../nbs/api/runs/01_report.ipynb #fe22fc2b
+# %% ../../nbs/api/runs/01_report.ipynb #bdee5a10
 def qa(question: object, answers: Mapping[str, object]) -> Html:
     "A question with the answers of several speakers below it."
     said = "".join(f"<dt>{markup(who)}</dt><dd>{markup(text)}</dd>" for who, text in answers.items())
@@ -221,7 +221,7 @@ def facts(values: Mapping[str, object]) -> Html:
     "A short list of name and value."
     return Html("<dl class='facts'>" + "".join(f"<div><dt>{markup(k)}</dt><dd>{markup(v)}</dd></div>" for k, v in values.items()) + "</dl>")
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #5987e86d
 def note(text: object, kind: str = "note") -> Html:
     "A remark that must not be overlooked."
     return Html(f'<aside class="{html_text(kind)}">{markup(text)}</aside>')
@@ -231,7 +231,7 @@ def details(summary: object, *pieces: object) -> Html:
     "Folded away until asked for."
     return Html(f"<details><summary>{markup(summary)}</summary>{''.join(map(paragraph_or_piece, pieces))}</details>")
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #fad553ba
 def paragraph_or_piece(piece: object) -> Html:
     "Plain text becomes a paragraph, markup stays."
     return piece if isinstance(piece, Html) else paragraph(piece)
@@ -278,7 +278,7 @@ addEventListener("load", paint);
 dark.addEventListener("change", paint);
 """
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #4055ff22
 @dataclass(frozen=True)
 class Section:
     "A heading and what stands below it: plain text or pieces made by this module."
@@ -288,14 +288,14 @@ class Section:
 
 _FIGURE_ID = re.compile(r'(?<!\\)"(fig-[0-9a-f]{12})"')  # quoted: escaped text cannot contain it
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #450c371f
 def _section(number: int, section: Section) -> str:
     "A section; figure ids get its number and the piece's, so that a figure may stand on a page twice."
     pieces = enumerate(map(paragraph_or_piece, section.pieces))
     body = "".join(_FIGURE_ID.sub(rf'"\1-{number}-{i}"', piece) for i, piece in pieces)
     return f'<section id="s{number}"><h2>{markup(section.title)}</h2>{body}</section>'
 
-# %% ../../nbs/api/runs/01_report.ipynb #4055ff22
+# %% ../../nbs/api/runs/01_report.ipynb #bd8093d4
 def html_report(
     title: str,
     sections: Sequence[Section],
@@ -311,7 +311,7 @@ def html_report(
             f'<body><main><header><h1>{markup(title)}</h1><div class="lead">{paragraph_or_piece(lead)}</div><nav aria-label="sections">{nav}</nav></header>{body}</main>'
             f'{f"<script>{_SCRIPT}</script>" if plots else ""}</body></html>\n')
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #a58dd436
 def write_report(
     folder: Path,  # run folder
     title: str,

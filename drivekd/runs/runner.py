@@ -81,11 +81,13 @@ def read_status(folder: Path) -> dict | None:
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
+    if not isinstance(status, dict) or not {"status", "pid"} <= set(status):
+        return None  # somebody else's status.json
     if status["status"] in ("queued", "running") and not _alive(status["pid"]):
         status |= {"status": "killed", "error": "the runner itself was killed"}
     return status
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #e892eea7
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -95,7 +97,7 @@ def _alive(pid: int) -> bool:
         return True
     return True
 
-# %% ../../nbs/api/runs/00_runner.ipynb #e892eea7
+# %% ../../nbs/api/runs/00_runner.ipynb #c7b1994b
 def _claim(folder: Path) -> bool:
     "Create the folder, or take it over if it is empty; False if it is taken. Exclusive creation: of two runs one wins."
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def _claim(folder: Path) -> bool:
         return False
     return True
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #53b23f7e
 def next_folder(base: Path) -> Path:
     "`base`, or the first free of `base-2`, `base-3`, …, created."
     names = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in range(1, 10_000))
@@ -137,7 +139,7 @@ def exact_folder(
 # %% ../../nbs/api/runs/00_runner.ipynb #5b4cff7c
 EXIT = {"ok": 0, "failed": 1, "killed": 130, "timeout": 124}  # 2 is kept for runs that could not start
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #2de1c6e2
 @dataclass
 class RunResult:
     "What became of a run; `status.json` holds the same."
@@ -156,7 +158,7 @@ class RunResult:
     def ok(self) -> bool:
         return self.status == "ok"
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #717c4e92
 def write_status(result: RunResult) -> None:
     "Write `status.json` of a run."
     fields = {"schema": 1, **asdict(result), "folder": result.folder.name, "pid": os.getpid()}
@@ -172,7 +174,7 @@ def sentence(
     flat = redact(flat, secret_values())[0]
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #40ebe47c
 def _first_error(cells: list[dict]) -> tuple[int, str] | None:
     "Index and sentence of the first cell with an error output; `sys.exit(0)` counts as one."
     for i, cell in enumerate(cells):
@@ -182,7 +184,7 @@ def _first_error(cells: list[dict]) -> tuple[int, str] | None:
                 return i, "the notebook ended itself with sys.exit()" if name == "SystemExit" else f"{text} ({name})" if text else name
     return None
 
-# %% ../../nbs/api/runs/00_runner.ipynb #40ebe47c
+# %% ../../nbs/api/runs/00_runner.ipynb #f1e74210
 def _stopped(outcome: dict, returncode: int) -> str:
     "Sentence for a worker that ended without an error in a cell."
     name, text = outcome.get("error") or (None, "")
@@ -192,7 +194,7 @@ def _stopped(outcome: dict, returncode: int) -> str:
         return f"{text} ({name})" if text else name
     return f"the worker process died with code {returncode}"
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #fcd57e4b
 def _bad_result(path: Path) -> str | None:
     "Why `result.json` does not count, or None."
     if not path.is_file():
@@ -227,7 +229,7 @@ def _last_lines(text: str) -> str:
     "Text as a terminal shows it: what follows the last carriage return of each line."
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #2bbec2f4
 def _one_stream(outputs: list[dict]) -> list[dict]:
     "Neighbouring pieces of one stream joined and played back; the rest as it is."
     joined: list[dict] = []
@@ -239,7 +241,7 @@ def _one_stream(outputs: list[dict]) -> list[dict]:
             joined.append({**output, "text": text} if output["output_type"] == "stream" else output)
     return [{**o, "text": _last_lines(o["text"])} if o["output_type"] == "stream" else o for o in joined]
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #1215124c
 def _mark(cell: dict, status: str, error: str | None = None) -> None:
     cell["metadata"].setdefault("papermill", {}).update(status=status, exception=status == "failed")
     if error and not any(o["output_type"] == "error" for o in cell["outputs"]):
@@ -274,7 +276,7 @@ def _members(folder: Path) -> list:
 
     return [p for p in psutil.process_iter() if p.pid != os.getpid() and marked(p)]
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #e747f89e
 def sweep(folder: Path) -> None:
     "Kill everything the run has started; repeated, because processes may fork meanwhile."
     for _ in range(10):
@@ -314,7 +316,7 @@ def _wait(worker: subprocess.Popen, timeout: float | None) -> str | None:
     _end(worker)
     return status
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #446185f3
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
     "SIGTERM and SIGHUP act like Ctrl-C, so that a closed terminal or a scheduler leaves a true status."
@@ -338,14 +340,14 @@ class Plan:
     parameters: dict[str, Any]  # every parameter
     given: dict[str, Any]  # those that differ from the default or were given
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #c3a37f2b
 def _shown_as(notebook: Path) -> str:
     try:
         return notebook.relative_to(project_root()).as_posix()
     except (ValueError, RunError):
         return notebook.name
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #31557ba6
 def prepare(
     notebook: str | Path,
     values: Mapping[str, Any],
@@ -360,14 +362,14 @@ def prepare(
             raise RunError(f"the value of parameter {name} looks like an access key, and parameters are written into the notebook; put it into the environment instead")
     return Plan(path, _shown_as(path), source, parameters, {n: parameters[n] for n in [*values, *texts]})
 
-# %% ../../nbs/api/runs/00_runner.ipynb #c3a37f2b
+# %% ../../nbs/api/runs/00_runner.ipynb #5fdfeece
 def _stripped(source: dict) -> dict:
     "The notebook without outputs and counts: what it shows afterwards, it did."
     cells = [{**c, "outputs": [], "execution_count": None} if c["cell_type"] == "code" else c for c in source["cells"]]
     python = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
     return {**source, "cells": cells, "metadata": python}
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #9f168c03
 def _execute(
     plan: Plan,
     work: Path,  # working folder inside the run folder
@@ -386,7 +388,7 @@ def _execute(
             sweep(work.parent)
             worker.stdin.close()
 
-# %% ../../nbs/api/runs/00_runner.ipynb #31557ba6
+# %% ../../nbs/api/runs/00_runner.ipynb #8ef32396
 def _read_json(path: Path) -> dict:
     "A worker's file; empty when it is missing or was cut off by a kill."
     try:
@@ -394,7 +396,7 @@ def _read_json(path: Path) -> dict:
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #2b218091
 def _folders() -> dict[str, str]:
     "Absolute folders and what stands for them in kept files."
     known = {str(Path.home()): "~", sys.prefix: "<python>", sys.base_prefix: "<python>", os.getcwd(): "."}
@@ -403,7 +405,7 @@ def _folders() -> dict[str, str]:
     except RunError:
         return known
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #347c58ef
 def _finish(plan: Plan, result: RunResult, ended: str | None, returncode: int) -> None:
     "Judge the run and write what is kept: the corrected notebook and the final status."
     work = result.folder / ".work"
@@ -423,7 +425,7 @@ def _finish(plan: Plan, result: RunResult, ended: str | None, returncode: int) -
     result.cells, result.status = len(codes), ended or ("ok" if error is None else "failed")
     result.exit_code = EXIT[result.status]
 
-# %% ../../nbs/api/runs/00_runner.ipynb #5fdfeece
+# %% ../../nbs/api/runs/00_runner.ipynb #2d91b2e3
 def run(
     notebook: str | Path,  # name in nbs/runs, or a path
     parameters: Mapping[str, Any] | None = None,  # typed values
@@ -446,7 +448,7 @@ def run(
     write_status(result)
     return result
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #c0a08dc0
 def _outputs() -> Path:
     "Default parent of run folders: the project's `outputs`, or here when there is no project."
     try:
@@ -466,19 +468,19 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--show", action="store_true", help="list the notebook's parameters and stop")
     return p
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #0763d190
 def show_parameters(name: str) -> None:
     "Print the parameters of a run notebook."
     for p in declared(load_notebook(find_notebook(name))).values():
         print(f"  {p.name} = {p.default!r}".ljust(44), p.help)
 
-# %% ../../nbs/api/runs/00_runner.ipynb #0763d190
+# %% ../../nbs/api/runs/00_runner.ipynb #7cc98008
 def _shown(folder: Path) -> str:
     "A folder as the user would type it."
     relative = os.path.relpath(folder)
     return str(folder) if relative.startswith(os.path.join("..", "..")) else relative
 
-
+# %% ../../nbs/api/runs/00_runner.ipynb #c510a95b
 def _report(result: RunResult) -> None:
     "Last words of the command: what to open, or what went wrong."
     folder = _shown(result.folder)

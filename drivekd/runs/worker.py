@@ -30,7 +30,7 @@ warnings.filterwarnings("ignore", message="To exit: use")  # advice for people a
 del _shell, tqdm, sys, warnings
 '''
 
-
+# %% ../../nbs/api/runs/00c_worker.ipynb #87a1761e
 def write_kernel(
     folder: Path,  # a short path: socket file names may have 100 characters
 ) -> dict[str, str]:  # environment that makes Jupyter use it
@@ -144,7 +144,7 @@ def _end_with_parent() -> None:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
-
+# %% ../../nbs/api/runs/00c_worker.ipynb #35605069
 def main(
     folder: str,  # working folder with input.ipynb and spec.json
 ) -> None:

@@ -105,7 +105,7 @@ def camera_overlay(
     v = np.clip(_enlarge(np.asarray(grid), image.size) / (vmax or np.max(grid) or 1), 0, 1)
     return _blend(_muted(image), viridis(v).astype(float), alpha * v**0.8)  # the root shows weak cells without veiling the photograph
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #fa083fb1
 def difference_overlay(
     image: Image.Image,
     delta: np.ndarray,  # student minus teacher per cell [h w]
@@ -142,13 +142,15 @@ def _label(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int 
     draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill=_INK)
     draw.text(at, text, fill=_PAPER, font=_font(size))
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #10be8a2a
 def _pane(image: Image.Image | None, name: str, note: str, size: tuple[int, int]) -> Image.Image:
     "One camera fitted into its pane, with its name; an empty pane says so."
     pane = Image.new("RGB", size, _EMPTY)
     if image is not None:
         pane.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    _label(ImageDraw.Draw(pane), (9, 7), f"{name}  {note}".strip())
+    text, draw = f"{name}  {note}".strip(), ImageDraw.Draw(pane)
+    wide = draw.textlength(text, font=_font(13)) + 16
+    _label(draw, (9, 7), text, min(13, int(13 * size[0] / wide)))
     return pane
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #638efc8c
@@ -171,7 +173,7 @@ def _fit(images: Mapping[str, Image.Image], pane_width: int) -> dict[str, Image.
     first, w = next(iter(images.values())), pane_width * (2 if len(images) == 1 else 1)
     return {c: ImageOps.contain(im.convert("RGB"), (w, -(-w * first.height // first.width))) for c, im in images.items()}
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #ff5e2d53
 def _panel(
     panes: Mapping[str, Image.Image],  # finished picture per camera, fitted
     notes: Mapping[str, str],  # text behind each name
@@ -192,18 +194,19 @@ def _panel(
 def _percent(value: float) -> str:
     return f"{100 * value:.2g} %"
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #40b27937
 def _scale(width: int, colours: np.ndarray, low: str, high: str, text: str) -> Image.Image:
-    "A colour bar with its ends and what they mean."
-    sheet = Image.new("RGB", (width, 26), _PAPER)
+    "A colour bar with its ends and what they mean, as wide as its text needs."
+    font, words = _font(13), f"{high}   {text}"
+    x = 10 + int(font.getlength(low))
+    sheet = Image.new("RGB", (max(width, x + len(colours) + 10 + int(font.getlength(words))), 26), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((1, 5), low, fill=_INK, font=_font(13))
-    x = 10 + int(draw.textlength(low, font=_font(13)))
+    draw.text((1, 5), low, fill=_INK, font=font)
     sheet.paste(Image.fromarray(np.repeat(colours[None], 12, 0)), (x, 8))
-    draw.text((x + len(colours) + 8, 5), f"{high}   {text}", fill=_INK, font=_font(13))
+    draw.text((x + len(colours) + 8, 5), words, fill=_INK, font=font)
     return sheet
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #be8bcf9a
 def stack(*sheets: Image.Image, gap: int = 10) -> Image.Image:
     "Pictures one below the other on white."
     size = max(s.width for s in sheets), sum(s.height for s in sheets) + gap * (len(sheets) - 1)
@@ -295,7 +298,7 @@ def with_gaps(
         out_x, out_y = [*out_x, x], [*out_y, y]
     return out_x, out_y
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #a1b414e3
 def running_mean(
     values: Sequence[float | None],
     window: int,  # rows, ending at the point itself
@@ -312,7 +315,7 @@ def _thin(rows: Sequence[Mapping]) -> Sequence[Mapping]:
     "Every k-th row, so that a curve has at most POINTS."
     return rows[:: -(-len(rows) // POINTS) or 1]
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #83613a3f
 def _style(fig: go.Figure, height: int) -> go.Figure:
     "Common look: transparent, so that the page decides between light and dark."
     fig.update_layout(
@@ -381,7 +384,7 @@ def _matrix_series(rows: Sequence[Mapping], field: str, names: str, pair: tuple[
 
     return [pick(row) for row in rows]
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #da115df8
 def _fired(row: Mapping, pair: tuple[str, str], stage: int) -> bool:
     "Did a projection between the two take place (either way in stage 2)?"
     merged, field = list(row.get("merged", ())), row.get(f"fired_stage{stage}")
@@ -390,10 +393,10 @@ def _fired(row: Mapping, pair: tuple[str, str], stage: int) -> bool:
     i, j = (merged.index(p) if p in merged else None for p in pair)
     return field[j] if stage == 1 else field[i][j] or field[j][i]
 
-# %% ../../nbs/api/workbench/01_figures.ipynb #da115df8
+# %% ../../nbs/api/workbench/01_figures.ipynb #f9bd3757
 _STAGES = (("cosines", "cosines_stage1", "terms"), ("cosines_merged", "cosines_stage2", "merged"))  # before, after, whose rows
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #cd305c09
 def _add_timeline(fig: go.Figure, rows: Sequence[Mapping], pair: tuple[str, str], stage: int, cell: tuple[int, int]) -> None:
     "Before, after and fired marks of one pair in one panel."
     before, after, names = _STAGES[stage - 1]
@@ -409,13 +412,13 @@ def _add_timeline(fig: go.Figure, rows: Sequence[Mapping], pair: tuple[str, str]
                     name="projection fired", legendgroup="fired", showlegend=first, hoverinfo="skip", **where)
     fig.add_hrect(y0=-1.15, y1=0, fillcolor=COLOURS[1], opacity=0.07, line_width=0, **where)
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #27487ac9
 def _timeline_title(rows: Sequence[Mapping], pair: tuple[str, str], stage: int) -> str:
     "Pair and how often the projection fired."
     asked = sum(f"fired_stage{stage}" in row for row in rows)
     return f"stage {stage}: {pair[0]} · {pair[1]}" + (f", fired {sum(_fired(r, pair, stage) for r in rows) / asked:.0%}" if asked else "")
 
-# %% ../../nbs/api/workbench/01_figures.ipynb #f9bd3757
+# %% ../../nbs/api/workbench/01_figures.ipynb #a9920f57
 def _anchor_of(row: Mapping, name: str) -> str | None:
     "The row that anchors a follower: the shared CE, its own, or none (then all gradients meet in stage 2)."
     return next((a for a in ("ce", f"ce:{name}") if a in row["terms"] and a not in row["merged"]), None)
@@ -429,7 +432,7 @@ def cosine_pairs(
     anchored = dict.fromkeys((_anchor_of(row, name), name) for row in rows for name in row.get("merged", ()))
     return [pair for pair in anchored if pair[0]], [(a, b) for i, a in enumerate(merged) for b in merged[i + 1 :]]
 
-
+# %% ../../nbs/api/workbench/01_figures.ipynb #85784842
 def cosine_timelines(
     rows: Sequence[Mapping],  # log of a run with conflict handling
 ) -> go.Figure:
