@@ -7,18 +7,18 @@ from setuptools import find_packages, setup
 _parser = ConfigParser(delimiters=["="])
 _parser.read("settings.ini", encoding="utf-8")
 cfg = _parser["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("dev", "track", "slurm", "serve", "lora")}
+_extra = "_requirements"  # `moo_requirements` becomes the extra `moo`
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["drivekd", "drivekd.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require=extras,
+    extras_require={key.removesuffix(_extra): cfg[key].split() for key in cfg if key.endswith(_extra)},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )

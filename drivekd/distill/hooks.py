@@ -45,14 +45,14 @@ def head_mean_attention(
         allowed, mask = (m if m is None or m.shape[2] == 1 else m[:, :, rows] for m in (allowed, mask))
     # half precision keeps 3 digits: scores and softmax are always float32, also under autocast
     with torch.autocast(query.device.type, enabled=False):
-        grouped = query.float().reshape(b, key.shape[1], -1, query.shape[2], d)
-        scores = torch.einsum("bgnqd,bgkd->bgnqk", grouped, key.float()).flatten(1, 2)
-        scores = scores * (scaling if scaling is not None else d ** -0.5)
-        if allowed is None: probabilities = (scores + mask[..., :key.shape[2]]).softmax(-1)
-        else: probabilities = scores.masked_fill(~allowed, torch.finfo(torch.float32).min).softmax(-1)
-        mean = probabilities.mean(1)
-        if allowed is not None: mean = mean * allowed.any(-1, keepdim=True)[:, 0]
-    return mean if columns is None else mean[..., columns]
+        scaled = query.float() * (scaling if scaling is not None else d ** -0.5)
+        scores = scaled.reshape(b, key.shape[1], -1, d) @ key.float().transpose(2, 3)  # [b g (h/g·q) k]
+        scores = scores.view(b, h, -1, key.shape[2])
+        # a sum, not masked_fill: its backward pass is free
+        bias = mask if allowed is None else torch.zeros(allowed.shape, device=query.device).masked_fill_(~allowed, torch.finfo(torch.float32).min)
+        maps = scores.add_(bias[..., :key.shape[2]]).softmax(-1).mean(1)
+        if allowed is not None: maps = maps * allowed.any(-1, keepdim=True)[:, 0]
+    return maps if columns is None else maps[..., columns]
 
 # %% ../../nbs/api/distill/01_hooks.ipynb #66426d69
 _CAPTURES: WeakKeyDictionary = WeakKeyDictionary()  # attention module -> the capture that listens to it

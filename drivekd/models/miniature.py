@@ -56,9 +56,9 @@ def build_processor(
 
 # %% ../../nbs/api/models/01_miniature.ipynb #139e69d5
 SIZES = {
-    "teacher": dict(vision=dict(hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=288),
-                    text=dict(hidden_size=160, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=432)),
-    "student": dict(vision=dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=144),
+    "teacher": dict(vision=dict(hidden_size=80, num_hidden_layers=3, num_attention_heads=4, intermediate_size=160),
+                    text=dict(hidden_size=160, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=448)),
+    "student": dict(vision=dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96),
                     text=dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, intermediate_size=160)),
 }
 
