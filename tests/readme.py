@@ -17,6 +17,7 @@ def readme() -> str:
     notebook = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("#| hide")]
     for cell in notebook.cells: cell.source = without_directives(cell.source)
+    notebook.metadata["language_info"] = {"name": "python"}  # names the language of code blocks; cleaning removes it
     text, extra = MarkdownExporter().from_notebook_node(notebook)
     if extra["outputs"]: raise ValueError(f"the README shows files by link; found embedded outputs {sorted(extra['outputs'])}: save them under nbs/images")
     return NOTE + text.strip().replace("](images/", "](nbs/images/").replace("](../", "](") + "\n"

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['verdict', 'accuracy_rows', 'counts_of', 'accuracy_section', 'loss_table', 'learning_section', 'fired_table',
-           'conflict_section', 'gaze_picture', 'gaze_table', 'telling', 'examples_section', 'data_note', 'run_facts']
+           'conflict_section', 'gaze_picture', 'gaze_table', 'telling', 'examples_section', 'data_note', 'run_facts',
+           'title', 'lead', 'loss_section', 'gaze_section', 'setup_section', 'metrics']
 
 # %% ../../nbs/api/runs/03_distill_report.ipynb #a8a73760
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,11 @@ import numpy as np
 from PIL import Image
 
 from ..data.records import VQARecord
+from ..distill.capabilities import Recipe
 from ..models.loading import VLM
 from .comparison import SINGLE_LAYER, TEACHER, Examination, Questions
 from .report import Html, Section, between, details, facts, figure, gain, note, picture, qa, rate, table
-from ..study.benchmark import ALL, Row, Summary, compare, summarise, summary_of
+from ..study.benchmark import ALL, Row, Summary, as_plain, compare, moment, summarise, summary_of
 from ..study.gaze import gaze, marks, photographs
 from ..study.intervals import Difference, Interval, paired_difference
 from ..workbench.figures import accuracy_bars, cosine_timelines, loss_curves, teacher_student
@@ -90,7 +92,6 @@ def loss_table(
     exam: Examination,
     first: str,
     second: str,
-    moment,  # record → its frame
 ) -> Html:
     "Answer loss per capability and model."
     ids = {g: [i for i, r in exam.asked.items() if r.capability == g and i in exam.losses[first]] for g in dict.fromkeys(r.capability for r in exam.asked.values())}
@@ -198,3 +199,59 @@ def data_note(q: Questions) -> Html | str:
 def run_facts(q: Questions, steps: int, per_step: int, seconds: Mapping[str, float]) -> Html:
     "The run in a few numbers."
     return facts({"questions to learn from": len(q.learn), "held out": len(q.held_out), "steps × samples": f"{steps} × {per_step}"} | {f"training, {k}": f"{v:.0f} s" for k, v in seconds.items()})
+
+
+def title(q: Questions) -> str:
+    "Headline."
+    return "Distillation on " + ("the miniature driving world" if q.generated else f"{q.path.name}")
+
+
+def lead(exam: Examination, first: str, second: str) -> str:
+    "The result in one or two sentences."
+    rows = exam.rows
+    if not rows[first]: return "The held-out questions are all open, so nothing could be counted; the answer loss is the only score."
+    accuracy = ", ".join(f"{label} {summary_of(found).accuracy.estimate:.0%}" for label, found in rows.items() if found)
+    return f"{verdict(compare(rows[first], rows[second])[ALL], first, second)} Right answers to {len(rows[first])} held-out questions: {accuracy}."
+
+
+def loss_section(exam: Examination, first: str, second: str) -> Section:
+    "The score that open questions have."
+    return Section("Answer loss", [loss_table(exam, first, second)])
+
+
+def gaze_section(distances: Mapping, looks: Mapping[str, tuple[VQARecord, Image.Image]], first: str, second: str) -> Section:
+    "Tables and pictures of attention."
+    if not looks: return Section("Gaze", [note("No held-out question of perception or planning has a picture.")])
+    pieces = [gaze_table(distances, first, second)]
+    for name, (record, sheet) in looks.items():
+        asked = "the tokens of the question's object tags" if marks(record) else "the last token before the answer"
+        caption = (f"“{record.question}” Heads averaged; asking: {asked}; each cell is one vision token; percentages are the camera's share of the attention on pictures. "
+                   "Attention shows where a model reads, not why it answers.")
+        pieces.append(picture(sheet, f"Attention of the {name} teacher, of the student and their difference on {len(record.images)} pictures", caption))
+    return Section("Gaze", pieces)
+
+
+def setup_section(params: Mapping, recipes: Mapping[str, Recipe], paths: Mapping[str, str], q: Questions) -> Section:
+    "All that is needed to do it again."
+    terms = [[label, ", ".join(r.terms), r.conflict, r.freeze, r.reweight] for label, r in recipes.items()]
+    given = [[k, v if v != "" else "(empty)"] for k, v in params.items()]
+    return Section("Set-up", [table(["student", "loss terms", "conflicts", "frozen", "reweighting"], terms), details("All parameters", table(["parameter", "value"], given))])
+
+# %% ../../nbs/api/runs/03_distill_report.ipynb #845d6369
+def metrics(
+    exam: Examination,
+    distances: Mapping[str, Mapping[str, Sequence[float]]],
+    telemetry: Mapping[str, Sequence[Mapping]],
+    seconds: Mapping[str, float],
+    first: str,
+    second: str,
+) -> dict:
+    "Everything the report says, for `result.json`."
+    losses = {label: {g: float(np.mean(v)) for g in dict.fromkeys(r.capability for r in exam.asked.values()) if (v := [x for i, x in found.items() if exam.asked[i].capability == g])}
+              for label, found in exam.losses.items()}
+    return {
+        "accuracy": {label: as_plain(summarise(found)) for label, found in exam.rows.items()},
+        "accuracy_by_kind": {label: as_plain(summarise(found, "kind")) for label, found in exam.rows.items()},
+        "difference": {g: d._asdict() for g, d in compare(exam.rows[first], exam.rows[second]).items()}, "compared": [first, second],
+        "answer_loss": losses, "gaze_distance": {n: {label: float(np.mean(v)) for label, v in found.items()} for n, found in distances.items()},
+        "final_loss": {label: rows[-1]["losses"] for label, rows in telemetry.items()}, "training_seconds": dict(seconds)}

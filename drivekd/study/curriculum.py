@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'HEADS', 'ASK', 'Pool', 'describe', 'collect', 'merged', 'dense_labels', 'See', 'image_features',
-           'dense_loss', 'points', 'Lesson', 'conversation', 'after_tags', 'lesson_loss', 'Point', 'shuffled', 'Answer',
-           'choice_accuracy', 'train', 'Stage', 'teach', 'world_texts']
+           'dense_loss', 'points', 'Lesson', 'conversation', 'after_tags', 'lesson_loss', 'Point', 'plain_choice',
+           'Choose', 'shuffled', 'Answer', 'choice_accuracy', 'train', 'Stage', 'teach', 'world_texts']
 
 # %% ../../nbs/api/study/02_curriculum.ipynb #dda44f5d
 import json
@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.cameras import CAMERAS
 from ..data.formats import PLACEHOLDER, Turn
-from ..data.questions import name, questions
+from ..data.questions import SELECT, name, questions
 from ..data.records import VQARecord
 from ..data.render import grid_labels, look
 from ..data.traffic import COLORS, KINDS, SPEEDS, STEERING, VEHICLES, simulate
@@ -167,7 +167,7 @@ def points(
     rows, columns = np.nonzero(cells < 0)
     out = []
     for i in range(queries):
-        if found and rng.random() < .6:
+        if found and (rng.random() < .6 or not len(rows)):  # a near bus may leave no empty cell
             b = found[rng.integers(len(found))]
             x, y = b["x"] + rng.uniform(-.15, .15) * b["w"], b["y"] + rng.uniform(-.15, .15) * b["h"]
             text = _say(scene["things"][b["thing"]], b["front"])
@@ -253,10 +253,36 @@ class Point:
         chosen = []
         while len(chosen) < self.batch_size:
             n, c = int(rng.integers(len(self.pool))), int(rng.integers(6))
-            if any(b["w"] >= .05 for b in self.pool.scenes[n]["boxes"][c]): chosen.append((n, c))
+            if any(b["seen"] >= .5 and b["w"] >= .05 for b in self.pool.scenes[n]["boxes"][c]): chosen.append((n, c))
         lessons = [self.lesson(n, c, rng) for n, c in chosen]
         n, c = map(list, zip(*chosen))
         return lesson_loss(vlm, lessons, image_features(vlm, self.pool.pixels[n, c]))
+
+# %% ../../nbs/api/study/02_curriculum.ipynb #e29c4317
+def plain_choice(
+    scene: dict,
+    camera: int,
+    rng: np.random.Generator,
+) -> tuple[str, str]: # question and answer
+    "What colour or class is the thing at a point: four options, one right"
+    found = [b for b in scene["boxes"][camera] if b["seen"] >= .5 and b["w"] >= .05]
+    b = found[rng.integers(len(found))]
+    thing, tag = scene["things"][b["thing"]], f"<c1,{CAMERAS[camera]},{b['x']:.4f},{b['y']:.4f}>"
+    key, words = ("color", COLORS) if thing["color"] in COLORS and rng.random() < .5 else ("kind", KINDS)
+    wrong = rng.permutation([w for w in words if w != thing[key]])[:3]
+    options = [str(w).capitalize() + "." for w in rng.permutation([thing[key], *wrong])]
+    letter = "ABCD"[options.index(thing[key].capitalize() + ".")]
+    listed = " ".join(f"{l}. {o}" for l, o in zip("ABCD", options))
+    what = {"color": "What is the colour of", "kind": "What is"}[key]
+    return f"{what} {tag}? {SELECT} {listed}", f"Final: {letter}. {thing[key].capitalize()}."
+
+# %% ../../nbs/api/study/02_curriculum.ipynb #6ef5665f
+class Choose(Point):
+    "Choices about colour and class, several a picture; the whole model trains"
+    def lesson(self, scene: int, camera: int, rng: np.random.Generator) -> Lesson:
+        "One picture's choices as a conversation"
+        pairs = [plain_choice(self.pool.scenes[scene], camera, rng) for _ in range(self.queries)]
+        return conversation(self.batcher, pairs, [camera], scene)
 
 # %% ../../nbs/api/study/02_curriculum.ipynb #8164be72
 def shuffled(question: dict, rng: np.random.Generator) -> tuple[str, str]:
