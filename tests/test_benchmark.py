@@ -130,7 +130,7 @@ def test_silence_never_scores_whatever_the_truth():
 
 
 def test_the_interval_holds_the_accuracy_and_chance_is_the_mean_of_the_questions():
-    s = summarise(rows([True, False] * 10))["perception"]
+    s = summarise(rows([True, True, False, False] * 5))["perception"]
     assert s.accuracy.low < s.accuracy.estimate < s.accuracy.high and math.isclose(s.chance, 0.25)
 
 

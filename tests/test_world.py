@@ -202,7 +202,7 @@ def test_grid_labels_name_the_thing_that_fills_a_cell(empty):
 
 def test_a_tag_lies_inside_the_box_of_its_thing(drawn):
     checked = 0
-    for scene, views, qs in drawn:
+    for _scene, views, qs in drawn:
         for q in qs:
             for tag in parse_tags(q.question):
                 assert tag.scale == "normalised" and tag.camera in q.cameras

@@ -8,7 +8,7 @@ __all__ = ['MOUNT_HEIGHT', 'NEAR', 'PAINT', 'PALETTE', 'GLOW', 'AMBIENT', 'SKY',
 
 # %% ../../nbs/api/data/04_render.ipynb #e49fdad0
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 from .cameras import CAMERA_GEOMETRY, CAMERAS
@@ -190,7 +190,7 @@ def _bicycle() -> list[Part]:
         Part(np.array([(-.55, 0, .36), (-.1, 0, .9), (.5, 0, .9), (.55, 0, .36), (.42, 0, .8), (-.05, 0, .8)], float), "body")]
 
 # %% ../../nbs/api/data/04_render.ipynb #59a0d48e
-@lru_cache(maxsize=None)
+@cache
 def _shape(kind: str, variant: str) -> tuple[tuple, tuple]:
     "Parts along the heading and parts that face the camera."
     l, w, h = SIZES[kind]
@@ -223,7 +223,7 @@ def _mix(a, b, share: float) -> tuple:
     return tuple(round(x + (y - x) * share) for x, y in zip(a, b))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sky(time: str, weather: str) -> tuple:
     "Colour at the zenith and at the horizon."
     level = {"day": 190, "dusk": 132, "night": 58}[time]
@@ -341,7 +341,7 @@ def _paint_scenery(picture: Composition, scene: Scene, air: Air) -> None:
     "Trees and buildings, far before near."
     for kind, x, y, size, tone in sorted(scene.scenery, key=lambda s: -np.hypot(s[1], s[2])):
         depth = float(np.hypot(x, y))
-        flat = lambda polygon, color, shade=1.0: picture.add(_facing(x, y, polygon), air(color, depth, shade))
+        flat = lambda polygon, color, shade=1.0: picture.add(_facing(x, y, polygon), air(color, depth, shade))  # noqa: B023  called in this turn of the loop only
         if kind == "building":
             flat([(-size * .7, 0), (size * .7, 0), (size * .7, size), (-size * .7, size)], _WALLS[tone])
             for row in range(1, int(size / 2.6)):

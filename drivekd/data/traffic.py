@@ -82,7 +82,8 @@ _LINES = ("none", "dashed", "solid", "solid")  # highway-env's LineType
 
 def _make_env(scenario: str, seed: int):
     "A highway-env environment after reset; only its road is used."
-    import gymnasium, highway_env  # noqa: F401  importing registers the environments
+    import gymnasium
+    import highway_env  # noqa: F401  importing registers the environments
     spec = gymnasium.registry[ENVIRONMENTS[scenario]]  # not `make`, which wraps the environment and warns of newer versions
     env = gymnasium.envs.registration.load_env_creator(spec.entry_point)(**spec.kwargs)
     if scenario == "highway": env.config.update(vehicles_count=18, vehicles_density=2, lanes_count=3 + seed % 2)

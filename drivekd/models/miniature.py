@@ -70,8 +70,9 @@ def miniature_config(
     if size not in SIZES:
         raise ValueError(f"A miniature's size must be one of {sorted(SIZES)}; found {size!r}.")
     numbers = SIZES[size]
-    vision = dict(image_size=TILE, patch_size=PATCH, layer_scale_init_value=1.0, **numbers["vision"])
-    text = dict(model_type="qwen2", vocab_size=len(tokenizer), max_position_embeddings=4096, tie_word_embeddings=True,
+    # narrow layers want larger initial weights than the usual 0.02
+    vision = dict(image_size=TILE, patch_size=PATCH, layer_scale_init_value=1.0, initializer_range=.1, **numbers["vision"])
+    text = dict(model_type="qwen2", vocab_size=len(tokenizer), max_position_embeddings=4096, initializer_range=.05, tie_word_embeddings=True,
                 bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **numbers["text"])
     return InternVLConfig(vision_config=vision, text_config=text, image_token_id=tokenizer.context_image_token_id,
                           image_seq_length=int((TILE / PATCH * DOWNSAMPLE) ** 2), downsample_ratio=DOWNSAMPLE, tie_word_embeddings=True)

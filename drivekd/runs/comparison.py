@@ -52,10 +52,11 @@ def check_counts(**values: int | float) -> None:
 
 def recipe_of(
     preset: str,
-    freeze: str = "",  # "vision" or "none"; empty: as the preset says
+    **options: str | float,  # of `Recipe`; empty text: as the preset says
 ) -> Recipe:
-    "A preset, perhaps with other weights frozen."
-    return with_options(make_recipe(preset), freeze=freeze) if freeze else make_recipe(preset)
+    "A preset with some options changed; what concerns teachers is left out of a recipe without any."
+    recipe, given = make_recipe(preset), {k: v for k, v in options.items() if v != ""}
+    return with_options(recipe, **{k: v for k, v in given.items() if recipe.capabilities or k == "freeze"})
 
 
 def choose_device(name: str = "auto") -> str:
@@ -103,7 +104,9 @@ def from_file(path: str, image_root: str, held_out: float, seed: int) -> Questio
     if not Path(path).is_file(): raise RunError(f"there is no file of questions at {path}; give an existing JSON file, or data= (empty) for the miniature world")
     records = read_records(path, image_root or None, verify_images=True)
     known = [r for r in records if r.capability]
-    if not known: raise RunError(f"{path} holds no question for perception, reasoning or planning ({len(records)} read, {len(records.skipped)} skipped); see `drivekd check-data {path}`")
+    if not known:
+        why = f"; the first was skipped because {records.skipped[0].message}" if records.skipped else ""
+        raise RunError(f"{path} gives no question about perception, reasoning or planning: {len(records)} read, {len(records.skipped)} skipped{why}")
     learn, held = split_frames(known, held_out, seed)
     return Questions(Path(path), learn, held, len(records.skipped), len(records) - len(known), False)
 
@@ -126,12 +129,12 @@ def teach(
     args = DistillationConfig(
         output_dir=str(folder), recipe=to_dict(recipe), max_steps=steps, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
         learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, seed=seed, data_seed=seed, use_cpu=device == "cpu", bf16=bf16,
-        train_sampling_strategy="sequential", logging_steps=max(1, steps // 8), save_strategy="no", report_to="none")
+        train_sampling_strategy="sequential", logging_strategy="no", save_strategy="no", report_to="none")  # telemetry.jsonl holds every step
     used = {c.name: teachers[c.name] for c in recipe.capabilities}
     return distill(student, used, plan, args).metrics
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #e418be3a
-TEACHER = "its teacher"  # one row of the report: each capability answered by its own teacher
+TEACHER = "the capability's teacher"  # one row of the report: each capability answered by its own teacher
 
 
 @dataclass

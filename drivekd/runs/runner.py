@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -438,7 +438,7 @@ def run(
     "Execute a run notebook in its own process and write the run folder."
     plan = prepare(notebook, parameters or {}, texts or {})
     folder = exact_folder(Path(out), force) if out else next_folder(_outputs() / plan.notebook.stem)
-    result = RunResult("running", plan.shown_as, folder.resolve(), started=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    result = RunResult("running", plan.shown_as, folder.resolve(), started=datetime.now(UTC).isoformat(timespec="seconds"))
     replace_text(result.folder / "params.yaml", yaml.safe_dump(plan.parameters, sort_keys=False, allow_unicode=True))
     write_status(result)
     start = time.monotonic()

@@ -47,7 +47,7 @@ def _plain(reply: str) -> str:
 
 
 _BEFORE = r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bexclude|\bagainst)(?: (?:be|the|an?|really|option|choice|answer|letter|it's|it is))* $"
-_AFTER = r"^\W{0,2} ?(?:is|are|was|would be|can be|cannot be|seems|looks)? ?(?:not|n't|wrong|incorrect|false|ruled out|excluded|impossible|unlikely|isn't)\b"
+_AFTER = r"^\W{0,2} ?(?:(?:is|are|was|would be|can be|seems|looks) (?:not|wrong|incorrect|false|ruled out|excluded|impossible|unlikely)|(?:isn't|cannot be|can't be)|(?:wrong|incorrect|false)\b)"
 
 
 def _denied(text: str, start: int, end: int) -> bool:
@@ -74,9 +74,12 @@ def _letters(
     return named & set(allowed)
 
 # %% ../../nbs/api/study/00a_choices.ipynb #18cfd638
+_WORD = re.compile(r"[a-z0-9']+")
+
+
 def _words(text: str) -> str:
     "Small letters, digits and single blanks, with a blank at both ends."
-    return f" {' '.join(re.findall(r'[a-z0-9]+(?:.[a-z0-9]+)*?', _plain(text).lower()))} "
+    return f" {' '.join(_WORD.findall(_plain(text).lower()))} "
 
 
 def _texts(

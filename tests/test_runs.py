@@ -1,0 +1,166 @@
+"The run notebooks: one parameters cell each, a whole run on tiny models, and one sentence for every mistake."
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from drivekd.data.records import read_records
+from drivekd.data.world import write_world
+from drivekd.models.families import InternVL
+from drivekd.models.loading import VLM, save_vlm
+from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
+from drivekd.runs.parameters import declared, load_notebook
+from drivekd.runs.runner import main, project_root, run
+
+RUNS = sorted((project_root() / "nbs" / "runs").glob("*.ipynb"))
+CAPABILITIES = ("perception", "reasoning", "planning")
+
+
+def checkpoint(folder, texts, size, seed, vocabulary=400):
+    "A random miniature as an ordinary checkpoint."
+    processor = build_processor(train_tokenizer(texts, vocabulary))
+    return str(save_vlm(VLM(build_miniature(processor, size, seed), processor, InternVL()), folder))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "A world of few scenes as a file, and random models that share its tokenizer."
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("tiny")
+    path = write_world(folder / "world", 4, "train", size=(160, 90), per_frame=6, progress=False)
+    texts = [t.text for r in read_records(path) for t in r.turns]
+    sizes = {"student": "student"} | {f"teacher_{c}": "student" for c in CAPABILITIES}  # teachers as small as students: this is about wiring
+    return {name: checkpoint(folder / name, texts, size, seed) for seed, (name, size) in enumerate(sizes.items())} | {"data": str(path), "folder": folder, "texts": texts}
+
+
+def settings(tiny, **changes):
+    "Parameters of the smallest run."
+    models = {name: tiny[name] for name in ("student", *(f"teacher_{c}" for c in CAPABILITIES))}
+    return models | dict(data=tiny["data"], steps=2, batch_size=2, questions=2, eval_batch_size=4, max_new_tokens=3, device="cpu") | changes
+
+
+def play(name, folder, monkeypatch, **parameters):
+    "A run notebook's cells in this process: what a run does, without the price of starting one."
+    monkeypatch.setenv("DRIVEKD_RUN_DIR", str(folder))
+    space = {"__name__": "__main__"}
+    for cell in load_notebook(project_root() / "nbs" / "runs" / f"{name}.ipynb")["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), name, "exec"), space)
+            if "parameters" in cell["metadata"].get("tags", []): space |= parameters
+    return space
+
+
+@pytest.mark.parametrize("path", RUNS, ids=[p.stem for p in RUNS])
+def test_a_run_notebook_has_one_cell_of_commented_parameters_and_writes_its_result(path):
+    nb = nbformat.read(path, 4)
+    assert sum("parameters" in c.metadata.get("tags", []) for c in nb.cells) == 1
+    assert all(p.help for p in declared(load_notebook(path)).values())
+    assert any("write_result(" in c.source for c in nb.cells) and nb.cells[0].source.startswith("# ")
+    assert not any(c.get("outputs") for c in nb.cells)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    "One whole run through papermill."
+    out = tmp_path_factory.mktemp("runs") / "distill"
+    return run("distill", settings(tiny), out)
+
+
+def test_the_main_job_finishes_and_leaves_everything(finished):
+    assert finished.ok, finished.error
+    assert {"notebook.ipynb", "report.html", "result.json", "status.json", "params.yaml", "checkpoints"} <= {p.name for p in finished.folder.iterdir()}
+
+
+def test_its_result_holds_every_number(finished):
+    result = json.loads((finished.folder / "result.json").read_text())
+    metrics = result["metrics"]
+    assert set(metrics["compared"]) == {"CE only", "CE + teachers, AGP"} <= set(metrics["accuracy"])
+    assert set(metrics["answer_loss"]["CE only"]) == set(CAPABILITIES)
+    assert set(metrics["gaze_distance"]) == {"perception", "planning"} and set(metrics["final_loss"]["CE + teachers, AGP"]) == {"ce", *CAPABILITIES}
+    assert result["data"]["sha256"] and result["params"]["steps"] == 2 and result["seed"] == 0
+
+
+def test_its_report_shows_what_was_asked_for(finished):
+    page = (finished.folder / "report.html").read_text()
+    for words in ("McNemar", "Answer loss", "Gradient conflict", "stage 1", "stage 2", "Perception teacher, first layer", "Planning teacher", "Answers side by side", "All parameters"):
+        assert words in page or "data:image/" in page and words.endswith(("layer", "teacher")), words
+    assert page.count("data:image/") >= 3 and str(Path.home()) not in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_both_students_saw_the_same_samples_and_ended_elsewhere(finished, tiny):
+    from safetensors.torch import load_file
+    base, ce, agp = (load_file(Path(p) / "model.safetensors") for p in (tiny["student"], finished.folder / "checkpoints/ce", finished.folder / "checkpoints/agp"))
+    moved = lambda a, b: [k for k in a if not torch.equal(a[k], b[k])]
+    assert moved(base, ce) and moved(base, agp) and moved(ce, agp)
+    assert not [k for k in moved(base, agp) if "vision_tower" in k or "projector" in k]
+    rows = [json.loads(line) for name in ("ce", "agp") for line in (finished.folder / f"checkpoints/{name}/telemetry.jsonl").read_text().splitlines()[:1]]
+    assert rows[0]["losses"]["ce"] == pytest.approx(rows[1]["losses"]["ce"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (dict(preset="agpp"), "preset must be one of"),
+    (dict(steps=0), "steps must be positive"),
+    (dict(student="nowhere/at/all"), "There is no checkpoint at nowhere/at/all"),
+    (dict(teacher_planning="nowhere/at/all"), "There is no checkpoint at nowhere/at/all"),
+    (dict(data="missing.json"), "there is no file of questions at missing.json"),
+    (dict(image_root="no/such/folder"), "image root must be a folder"),
+    (dict(held_out=1.5), "fraction between 0 and 1"),
+    (dict(freeze="everything"), "freeze must be one of"),
+], ids=lambda x: next(iter(x)) if isinstance(x, dict) else "")
+def test_a_mistake_is_one_clear_sentence(tiny, tmp_path, monkeypatch, changes, words):
+    with pytest.raises(Exception) as error: play("distill", tmp_path, monkeypatch, **settings(tiny, **changes))
+    assert words in str(error.value) and "\n" not in str(error.value).strip() and len(str(error.value)) < 500
+
+
+def test_a_capability_without_questions_is_named(tiny, tmp_path, monkeypatch):
+    records = [r for r in json.loads(Path(tiny["data"]).read_text()) if r["question_type"] != "planning"]
+    data = tmp_path / "two.json"
+    data.write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"no question for \['planning'\]"):
+        play("distill", tmp_path, monkeypatch, **settings(tiny, data=str(data), image_root=str(Path(tiny["data"]).parent)))
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(tiny, tmp_path, monkeypatch):
+    stranger = checkpoint(tmp_path / "stranger", tiny["texts"], "student", 9, vocabulary=380)
+    with pytest.raises(ValueError, match="reasoning teacher must use the student's tokenizer"):
+        play("distill", tmp_path, monkeypatch, **settings(tiny, teacher_reasoning=stranger))
+
+
+def test_a_file_without_any_usable_question_says_why(tiny, tmp_path, monkeypatch):
+    data = tmp_path / "no_pictures.json"
+    shutil.copy(tiny["data"], data)
+    with pytest.raises(Exception, match="gives no question about perception, reasoning or planning: 0 read") as error:
+        play("distill", tmp_path, monkeypatch, **settings(tiny, data=str(data)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_failed_run_says_so_to_the_shell_and_in_its_folder(tiny, tmp_path, capfd):
+    out = tmp_path / "run"
+    pairs = [x for name, value in settings(tiny, preset="agpp").items() for x in ("-p", f"{name}={value}")]
+    assert main(["distill", *pairs, "--out", str(out)]) == 1
+    status = json.loads((out / "status.json").read_text())
+    assert status["status"] == "failed" and "agpp" in status["error"] and "\n" not in status["error"]
+    assert status["error"] in capfd.readouterr().err and not (out / "result.json").exists()
+
+
+def test_an_unknown_parameter_does_not_start_a_run(tmp_path, capfd):
+    assert main(["distill", "-p", "learning_speed=1", "--out", str(tmp_path / "run")]) == 2
+    assert "learning_rate" in capfd.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_world_is_made_by_its_notebook(tmp_path, monkeypatch):
+    space = play("make_world", tmp_path, monkeypatch, train_frames=2, test_frames=4, width=160, height=90, per_frame=12)
+    assert {p.name for p in space["files"].values()} == {"train.json", "test.json"} and (tmp_path / "report.html").exists() and (tmp_path / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_real_questions_about_real_frames_run_through(tiny, tmp_path):
+    data, frames = os.environ.get("DRIVEKD_REAL_DATA"), os.environ.get("DRIVEKD_REAL_FRAMES")
+    if not data or not frames: pytest.skip("DRIVEKD_REAL_DATA and DRIVEKD_REAL_FRAMES name a file of real questions and its pictures; they have licences of their own and are not shipped")
+    result = run("distill", settings(tiny, data=data, image_root=frames), tmp_path / "real")
+    assert result.ok, result.error
+    assert "far too few" in (result.folder / "report.html").read_text()
