@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.cameras import CAMERAS
 from ..data.formats import PLACEHOLDER, Turn
-from ..data.questions import SELECT, name, questions
+from ..data.questions import SELECT, clear, name, questions
 from ..data.records import VQARecord
 from ..data.render import grid_labels, look
 from ..data.traffic import COLORS, KINDS, SPEEDS, STEERING, VEHICLES, simulate
@@ -46,7 +46,8 @@ class Pool:
 def describe(scene, views) -> dict:
     "What is true in a scene, as plain data"
     things = [dict(kind=t.kind, color=t.color, status=t.status, name=name(t)) for t in scene.things]
-    boxes = [[dict(thing=b.thing, x=b.centre[0], y=b.centre[1], w=b.width, h=b.height, seen=b.fraction, front=int(b.front)) for b in views[c].boxes] for c in CAMERAS]
+    boxes = [[dict(thing=b.thing, x=b.centre[0], y=b.centre[1], w=b.width, h=b.height, seen=b.fraction, front=int(b.front),
+                   lit=clear(scene.things[b.thing], b, lamps=True)) for b in views[c].boxes] for c in CAMERAS]
     asked = [dict(kind=q.kind, capability=q.capability, cameras=[CAMERAS.index(c) for c in q.cameras], question=q.question, answer=q.answer,
                   stem=q.stem, body=q.body, options=q.options, correct=q.correct, letter=q.letter) for q in questions(scene, views)]
     return dict(things=things, boxes=boxes, behaviour=scene.behaviour, questions=asked)
@@ -100,6 +101,12 @@ def _fronts(scene: dict, camera: int) -> np.ndarray:
         if scene["things"][b["thing"]]["kind"] in VEHICLES: front[b["thing"] + 1] = 1 + b["front"]
     return front
 
+def _unlit(scene: dict, camera: int) -> np.ndarray:
+    "Vehicles whose lamps this picture does not show: their status cannot be seen; for 'none' and every thing"
+    unlit = np.array([False] + [t["kind"] in VEHICLES for t in scene["things"]])
+    for b in scene["boxes"][camera]: unlit[b["thing"] + 1] &= not b["lit"]
+    return unlit
+
 def dense_labels(pool: Pool) -> dict[str, Tensor]:
     "Labels of every token: kind, color, status, front [n, 6, 64]; steering, speed [n], -100 where undecided"
     shape = (len(pool), 6, 64)
@@ -107,7 +114,9 @@ def dense_labels(pool: Pool) -> dict[str, Tensor]:
     for n, scene in enumerate(pool.scenes):
         things = pool.cells[n].reshape(6, 64) + 1
         for key, column in zip(("kind", "color", "status"), _codes(scene).T, strict=True): labels[key][n] = column[things]
-        for c in range(6): labels["front"][n, c] = _fronts(scene, c)[things[c]]
+        for c in range(6):
+            labels["front"][n, c] = _fronts(scene, c)[things[c]]
+            labels["status"][n, c][_unlit(scene, c)[things[c]]] = -100
     words = [s["behaviour"] or (None, None) for s in pool.scenes]
     labels["steering"] = np.array([STEERING.index(a) if a else -100 for a, _ in words])
     labels["speed"] = np.array([SPEEDS.index(b) if b else -100 for _, b in words])
@@ -153,7 +162,7 @@ def image_features(vlm: VLM, pixels: np.ndarray) -> Tensor:
 def dense_loss(heads: nn.ModuleDict, features: Tensor, labels: dict[str, Tensor]) -> Tensor:
     "Sum of the heads' cross-entropies; empty tokens count a tenth, because nine in ten are empty"
     weight = torch.where(labels["kind"] > 0, 1., .1)
-    each = lambda key, target: F.cross_entropy(heads[key](features).transpose(1, 2), target, reduction="none")
+    each = lambda key, target: F.cross_entropy(heads[key](features).transpose(1, 2), target, reduction="none", ignore_index=-100)
     seen = sum((each(k, labels[k]) * weight).sum() / weight.sum() for k in ("kind", "color", "status", "front"))
     place = torch.arange(64).expand(len(features), 64)
     seen = seen + .3 * each("row", place // 8).mean() + .3 * each("column", place % 8).mean()
@@ -179,17 +188,18 @@ def points(
         if found and (rng.random() < .6 or not len(rows)):  # a near bus may leave no empty cell
             b = found[rng.integers(len(found))]
             x, y = b["x"] + rng.uniform(-.15, .15) * b["w"], b["y"] + rng.uniform(-.15, .15) * b["h"]
-            text = _say(scene["things"][b["thing"]], b["front"])
+            text = _say(scene["things"][b["thing"]], b)
         else:
             k = rng.integers(len(rows))
             x, y, text = (columns[k] + rng.random()) / 8, (rows[k] + rng.random()) / 8, "none"
         out.append((f"<c{i % 9 + 1},{CAMERAS[camera]},{min(max(x, 0), .9999):.4f},{min(max(y, 0), .9999):.4f}>", text))
     return out
 
-def _say(thing: dict, front: int) -> str:
-    "Colour, class, status, and which end of a vehicle is seen"
-    text = f"{thing['name']}, {thing['status']}"
-    return f"{text}, {('back', 'front')[front]} visible" if thing["kind"] in VEHICLES else text
+def _say(thing: dict, box: dict) -> str:
+    "Colour, class, and what can be seen of its status and of its ends"
+    if thing["kind"] not in VEHICLES: return f"{thing['name']}, {thing['status']}"
+    end = f"{thing['name']}, {('back', 'front')[box['front']]} visible"
+    return f"{end}, {thing['status']}" if box["lit"] else end
 
 # %% ../../nbs/api/study/02_curriculum.ipynb #aed6d488
 @dataclass
@@ -466,4 +476,4 @@ def teach(
 def world_texts(pool: Pool) -> list[str]:
     "Every text of a pool, for the tokenizer"
     asked = [text for s in pool.scenes for q in s["questions"] for text in (q["question"], q["answer"])]
-    return asked + [ASK] * 50 + [_say(t, 0) for s in pool.scenes for t in s["things"]]
+    return asked + [ASK] * 50 + [_say(s["things"][b["thing"]], b) for s in pool.scenes for boxes in s["boxes"] for b in boxes]
