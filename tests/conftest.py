@@ -1,4 +1,4 @@
-"What every test starts from: no network, few threads, the same random state, and CUDA tests only where there is CUDA."
+"What every test starts from: no network, one thread, the same random state, and CUDA tests only where there is CUDA."
 import os
 import random
 
@@ -6,12 +6,13 @@ import random
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after a fork otherwise
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors gain nothing from threads, and on a busy machine threads wait for each other
 
 import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -106,11 +106,6 @@ def test_module_is_named_like_its_notebook(path):
     assert target == (name if room == "api" else f"{room}.{name}")
 
 
-def test_chapters_of_a_room_have_numbers_of_their_own():
-    numbers = [(p.parent, p.name.split("_")[0]) for p in API]
-    assert not {n for n in numbers if numbers.count(n) > 1}
-
-
 @each(MODULES)
 def test_every_room_is_a_package_and_every_export_exists(path):
     assert (path.parent / "__init__.py").exists()

@@ -173,7 +173,6 @@ def test_report_file_appears_whole(tmp_path):
 # --- in a browser
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_browser_draws_the_page_offline_without_errors_and_without_sideways_scrolling(tmp_path, page, width):
     sync_api = pytest.importorskip("playwright.sync_api")

@@ -86,9 +86,9 @@ def test_its_result_holds_every_number(finished):
 
 def test_its_report_shows_what_was_asked_for(finished):
     page = (finished.folder / "report.html").read_text()
-    for words in ("McNemar", "Answer loss", "Gradient conflict", "stage 1", "stage 2", "Perception teacher, first layer", "Planning teacher", "Answers side by side", "All parameters"):
-        assert words in page or "data:image/" in page and words.endswith(("layer", "teacher")), words
-    assert page.count("data:image/") >= 3 and str(Path.home()) not in page and "http://" not in page.replace("http://www.w3.org", "")
+    for words in ("McNemar", "Answer loss", "Gradient conflict", "stage 1: ce", "stage 2: perception", "Where the last token", "Where the tokens of its object tags", "Answers side by side", "All parameters"):
+        assert words in page, words
+    assert page.count("<img ") == 4 and page.count('class="plotly-graph-div"') == 3
 
 
 def test_both_students_saw_the_same_samples_and_ended_elsewhere(finished, tiny):

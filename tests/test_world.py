@@ -62,6 +62,15 @@ def test_a_scene_depends_on_seed_and_index_only():
     assert simulate(5, 0) != simulate(5, 1) and simulate(5, 0) != simulate(6, 0)
 
 
+def test_an_intersection_leaves_no_trace_in_later_scenes():
+    from drivekd.data import traffic
+    clear = lambda: (traffic._episode.cache_clear(), world.simulate.cache_clear())
+    clear(); before = simulate(5, 7)
+    assert traffic._episode(6, 1).scenario == "intersection"  # highway-env changes its vehicle class there
+    clear()
+    assert simulate(5, 7) == before
+
+
 def test_another_process_makes_the_same_scene():
     code = "from drivekd.data.traffic import simulate; print(repr(simulate(5, 7)))"
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True).stdout

@@ -8,6 +8,7 @@ __all__ = ['VEHICLES', 'KINDS', 'COLORS', 'MOVING_STATUS', 'STEERING', 'SPEEDS',
            'simulate']
 
 # %% ../../nbs/api/data/03_traffic.ipynb #ff4167ea
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 import numpy as np
@@ -219,17 +220,27 @@ def _ego(episode: _Episode, rng) -> tuple:
     found = [e for e in episode.egos if e[3] == word]
     return found[rng.integers(len(found))]
 
+# %% ../../nbs/api/data/03_traffic.ipynb #c73ce30c
+@contextmanager
+def _unchanged_drivers():
+    "What a scenario changes in the class of its vehicles ends with the episode."
+    from highway_env.vehicle.behavior import IDMVehicle
+    kept = {name: value for name, value in vars(IDMVehicle).items() if name.isupper()}
+    try: yield
+    finally:
+        for name, value in kept.items(): setattr(IDMVehicle, name, value)
+
 # %% ../../nbs/api/data/03_traffic.ipynb #26143662
 @lru_cache(maxsize=16)
 def _episode(seed: int, number: int) -> _Episode:
     "Run one scenario and keep eight moments, one every 1.6 s."
     rng = np.random.default_rng([seed, number])
     scenario = str(rng.choice(list(ENVIRONMENTS), p=(.3, .12, .14, .2, .14, .1)))
-    env = _make_env(scenario, int(rng.integers(2**31)))
-    moments = []
-    for step in range(64):
-        env.road.act(); env.road.step(0.2)
-        if step % 8 == 7: moments.append(tuple(_record(v, env.road.network) for v in env.road.vehicles))
+    with _unchanged_drivers():
+        env, moments = _make_env(scenario, int(rng.integers(2**31))), []
+        for step in range(64):
+            env.road.act(); env.road.step(0.2)
+            if step % 8 == 7: moments.append(tuple(_record(v, env.road.network) for v in env.road.vehicles))
     episode = _Episode(scenario, {k: _lane(v) for k, v in env.road.network.lanes_dict().items()}, tuple(moments))
     episode.egos.extend(_candidates(episode))
     return episode

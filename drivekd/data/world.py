@@ -31,6 +31,7 @@ def scenario_seed(
 ) -> int:  # what `simulate` takes
     "Worlds and splits never share a scenario seed."
     if split not in SPLITS: raise ValueError(f"A split is one of {', '.join(SPLITS)}, not {split!r}: choose one of these.")
+    if seed < 0: raise ValueError(f"A world's seed is 0 or more, found {seed}.")
     return seed * len(SPLITS) + SPLITS.index(split)
 
 # %% ../../nbs/api/data/06_world.ipynb #3128873b
@@ -205,7 +206,7 @@ def main(
     "`drivekd world FOLDER [--frames N] [--split SPLIT] [--seed N] [--size WxH]`"
     args = _parser().parse_args(argv)
     try: path = write_world(args.folder, args.frames, args.split, args.seed, args.size)
-    except OSError as e:
+    except (OSError, ValueError) as e:
         print(f"drivekd world: {e}", file=sys.stderr)
         return 2
     print(f"{len(json.loads(path.read_text()))} questions about {args.frames} frames: {path}")

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEW', 'verdict', 'accuracy_rows', 'counts_of', 'scarcity', 'accuracy_section', 'loss_table', 'learning_section',
-           'fired_table', 'conflict_section', 'gaze_picture', 'gaze_table', 'telling', 'examples_section', 'data_note',
-           'run_facts', 'title', 'lead', 'loss_section', 'gaze_section', 'setup_section', 'metrics']
+           'fired_table', 'conflict_section', 'gaze_picture', 'gaze_pictures', 'gaze_table', 'telling',
+           'examples_section', 'data_note', 'run_facts', 'title', 'lead', 'loss_section', 'gaze_section',
+           'setup_section', 'metrics']
 
 # %% ../../nbs/api/runs/03_distill_report.ipynb #a8a73760
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from PIL import Image
 from ..data.records import VQARecord
 from ..distill.capabilities import Recipe
 from ..models.loading import VLM
-from .comparison import SINGLE_LAYER, TEACHER, Examination, Questions
+from .comparison import SINGLE_LAYER, TEACHER, Examination, Questions, shown_question, tagged_question
 from .report import Html, Section, between, details, facts, figure, gain, note, picture, qa, rate, table
 from ..study.benchmark import ALL, Row, Summary, as_plain, compare, moment, summarise, summary_of
 from ..study.gaze import gaze, marks, photographs
@@ -82,7 +83,7 @@ def accuracy_section(
     differences = compare(exam.rows[first], exam.rows[second])
     pieces = [
         figure(accuracy_bars(counts_of(exam.rows)), "Right answers to held-out questions; whiskers are 95 % Wilson intervals."),
-        table(*accuracy_rows(exam.rows), "Closed questions of frames that no student was trained on. A reply that names no option, or more than one, is unclear and counts as wrong. "
+        table(*accuracy_rows(exam.rows), "Closed questions of frames that no student was trained on. A reply is unclear, and counts as wrong, if it names no option, several, or a letter with the words of another. "
               "“Guessing” is what drawing lots would give. Each teacher was asked about its own capability only."),
         table(["", f"{second} minus {first}"], [[g, gain(d)] for g, d in differences.items()],
               "Paired differences on the same questions, whole frames resampled; p is McNemar's. Blue: the interval excludes zero."),
@@ -108,8 +109,8 @@ def loss_table(
         cells = [between(_mean_ci([losses[i] for i in found], frames)) if found and found[0] in losses else "not asked" for losses in exam.losses.values()]
         change = between(Interval(*paired_difference([exam.losses[first][i] for i in found], [exam.losses[second][i] for i in found], groups=frames)[:3]))
         lines.append([g, len(found), *cells, change])
-    return table(["", "questions", *exam.losses, f"{second} minus {first}"], lines,
-                 "Nats per answer token of the true answer, open questions included; less is better. Intervals: 95 %, bootstrap over frames.")
+    return table(["", "questions", *exam.losses, "difference"], lines,
+                 f"Nats per answer token of the true answer; less is better. Difference: {second} minus {first}. Intervals: 95 %, bootstrap over frames.")
 
 # %% ../../nbs/api/runs/03_distill_report.ipynb #defb045d
 def learning_section(
@@ -131,11 +132,12 @@ def fired_table(rows: Sequence[Mapping]) -> Html:
         at = [(r, list(r["merged"]).index(name)) for r in present if name in r.get("merged", ())]
         first = f"{mean([float(r['fired_stage1'][i]) for r, i in at]):.0%}" if at else "anchor"
         second = f"{mean([float(any(r['fired_stage2'][i])) for r, i in at]):.0%}" if at else ""
-        norm = mean([r["norms"][list(r["terms"]).index(name)] for r in present])
-        lines.append([name, f"{norm:.3g}", first, second])
+        raw, used = mean([r["norms_unweighted"][name] for r in present]), mean([r["norms"][list(r["terms"]).index(name)] for r in present])
+        lines.append([name, f"{raw:.2g}", f"{used:.2g}", first, second])
     share = mean([r["ce_share"] for r in rows])
-    return table(["term", "gradient norm", "stage 1 fired", "stage 2 fired"], lines,
-                 f"Means over {len(rows)} steps. Stage 1 fires when a teacher's gradient opposes the supervised one, stage 2 when two merged gradients oppose each other. "
+    ratio = max((mean([r["norms_unweighted"][n] / r["norms_unweighted"]["ce"] for r in rows if {n, "ce"} <= r["norms_unweighted"].keys()]) for n in terms if n != "ce"), default=float("nan"))
+    return table(["term", "gradient norm, unweighted", "as it enters", "stage 1 fired", "stage 2 fired"], lines,
+                 f"Means over {len(rows)} steps. “As it enters” is after mixing and reweighting; before it the strongest teacher's gradient has {ratio:.1g} times the length of the supervised one. Stage 1 fires when a teacher's gradient opposes the supervised one, stage 2 when two merged gradients oppose each other. "
                  f"Share of the supervised gradient in the update: {share:.0%}.")
 
 
@@ -158,7 +160,20 @@ def gaze_picture(
     "Teacher and student looking at one question, and the difference."
     layer = SINGLE_LAYER[capability]
     titles = tuple(f"{who}, {layer} layer" for who in (f"{capability.capitalize()} teacher", label))
-    return teacher_student(photographs(record), gaze(teacher, record, layer), gaze(student, record, layer), titles, marks(record))
+    return teacher_student(photographs(record), gaze(teacher, record, layer), gaze(student, record, layer), titles, marks(record), 320 if len(record.images) > 1 else 220)
+
+
+def gaze_pictures(
+    records: Sequence[VQARecord],  # held out
+    teachers: Mapping[str, VLM],
+    student: VLM,
+    label: str,  # of the student
+    seed: int = 0,
+) -> list[tuple[str, VQARecord, Image.Image]]:  # capability of the teacher, question, sheet
+    "One question on all its cameras through the eyes of both layers, then one object on one camera for each."
+    wide = shown_question(records, seed)
+    asked = [(name, wide) for name in SINGLE_LAYER if wide] + [(name, r) for name in SINGLE_LAYER if (r := tagged_question(records, name, seed))]
+    return [(name, r, gaze_picture(r, teachers[name], student, name, label)) for name, r in asked]
 
 
 def gaze_table(distances: Mapping[str, Mapping[str, Sequence[float]]], first: str, second: str) -> Html:
@@ -169,8 +184,9 @@ def gaze_table(distances: Mapping[str, Mapping[str, Sequence[float]]], first: st
         cells = [between(Interval(*(100 * x for x in _mean_ci(v, range(len(v))))), 0, " %") for v in found.values()]
         lines.append([f"{name}, {SINGLE_LAYER[name]} layer", len(next(iter(found.values()))), *cells, between(change, 1, " points")])
     labels = list(next(iter(distances.values())))
-    return table(["", "questions", *labels, f"{second} minus {first}"], lines,
-                 "Share of the attention on pictures that lies elsewhere than the teacher's (total variation; 0 % would be the same gaze) on held-out questions, rows as in the pictures.")
+    return table(["", "questions", *labels, "difference"], lines,
+                 "Share of the attention on pictures that lies elsewhere than the teacher's (total variation; 0 % would be the same gaze) on held-out questions, rows as in the pictures. "
+                 f"Difference: {second} minus {first}.")
 
 # %% ../../nbs/api/runs/03_distill_report.ipynb #5731c616
 def telling(
@@ -203,9 +219,10 @@ def data_note(q: Questions) -> Html | str:
                 + ("That is far too few to learn or to measure anything: this page shows that the pipeline runs on these files, nothing more." if len(q.held_out) < 100 else ""))
 
 
-def run_facts(q: Questions, steps: int, per_step: int, seconds: Mapping[str, float]) -> Html:
+def run_facts(q: Questions, steps: int, per_step: int, seconds: Mapping[str, float], memory: float) -> Html:
     "The run in a few numbers."
-    return facts({"questions to learn from": len(q.learn), "held out": len(q.held_out), "steps × samples": f"{steps} × {per_step}"} | {f"training, {k}": f"{v:.0f} s" for k, v in seconds.items()})
+    return facts({"questions to learn from": len(q.learn), "held out": len(q.held_out), "steps × samples": f"{steps} × {per_step}"}
+                 | {f"training, {k}": f"{v:.0f} s" for k, v in seconds.items()} | {"peak memory": f"{memory:.1f} GB"})
 
 
 def title(q: Questions) -> str:
@@ -213,9 +230,15 @@ def title(q: Questions) -> str:
     return "Distillation on " + ("the miniature driving world" if q.generated else f"{q.path.name}")
 
 
-def lead(exam: Examination, first: str, second: str) -> str:
-    "The result in one or two sentences."
-    rows = exam.rows
+def lead(exam: Examination, distances: Mapping[str, Mapping[str, Sequence[float]]], first: str, second: str) -> str:
+    "The result in two or three sentences."
+    moved = [f"{name} {np.mean(found[first]):.0%} → {np.mean(found[second]):.0%}" for name, found in distances.items()]
+    gazes = f" Attention that lies elsewhere than the teacher's, {first} → {second}: {', '.join(moved)}." if moved else ""
+    return _counted(exam.rows, first, second) + gazes
+
+
+def _counted(rows: Mapping[str, Sequence[Row]], first: str, second: str) -> str:
+    "What the right answers allow to say."
     if not rows[first]: return "The held-out questions are all open, so nothing could be counted; the answer loss is the only score."
     if len(rows[first]) < FEW:
         counts = ", ".join(f"{label} {sum(r.right for r in found)} of {len(found)}" for label, found in rows.items() if found)
@@ -229,16 +252,15 @@ def loss_section(exam: Examination, first: str, second: str) -> Section:
     return Section("Answer loss", [loss_table(exam, first, second)])
 
 
-def gaze_section(distances: Mapping, looks: Mapping[str, tuple[VQARecord, Image.Image]], first: str, second: str) -> Section:
+def gaze_section(distances: Mapping, looks: Sequence[tuple[str, VQARecord, Image.Image]], first: str, second: str) -> Section:
     "Tables and pictures of attention."
-    if not looks: return Section("Gaze", [note("No held-out question of perception or planning has a picture.")])
-    pieces = [gaze_table(distances, first, second)]
-    for name, (record, sheet) in looks.items():
-        asked = "the tokens of the question's object tags" if marks(record) else "the last token before the answer"
-        caption = (f"“{record.question}” Heads averaged; asking: {asked}; each cell is one vision token; percentages are the camera's share of the attention on pictures. "
-                   "Attention shows where a model reads, not why it answers.")
+    if not looks: return Section("Gaze", [note("No held-out question has a picture.")])
+    pieces = [gaze_table(distances, first, second)] if distances else []
+    for name, record, sheet in looks:
+        asked = "the tokens of its object tags look" if marks(record) else "the last token before the answer looks"
+        caption = f"“{record.question}” Where {asked}: heads averaged, each cell is one vision token, percentages are the camera's share of the attention on pictures."
         pieces.append(picture(sheet, f"Attention of the {name} teacher, of the student and their difference on {len(record.images)} pictures", caption))
-    return Section("Gaze", pieces)
+    return Section("Gaze", ["Attention shows where a model reads, not why it answers. One colour scale serves teacher and student.", *pieces])
 
 
 def setup_section(params: Mapping, recipes: Mapping[str, Recipe], paths: Mapping[str, str], q: Questions) -> Section:
@@ -253,6 +275,7 @@ def metrics(
     distances: Mapping[str, Mapping[str, Sequence[float]]],
     telemetry: Mapping[str, Sequence[Mapping]],
     seconds: Mapping[str, float],
+    memory: float,  # peak, GB
     first: str,
     second: str,
 ) -> dict:
@@ -264,4 +287,4 @@ def metrics(
         "accuracy_by_kind": {label: as_plain(summarise(found, "kind")) for label, found in exam.rows.items()},
         "difference": {g: d._asdict() for g, d in compare(exam.rows[first], exam.rows[second]).items()}, "compared": [first, second],
         "answer_loss": losses, "gaze_distance": {n: {label: float(np.mean(v)) for label, v in found.items()} for n, found in distances.items()},
-        "final_loss": {label: rows[-1]["losses"] for label, rows in telemetry.items()}, "training_seconds": dict(seconds)}
+        "final_loss": {label: rows[-1]["losses"] for label, rows in telemetry.items()}, "training_seconds": dict(seconds), "peak_memory_gb": memory}

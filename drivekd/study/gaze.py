@@ -6,7 +6,7 @@
 __all__ = ['asking_rows', 'cells', 'picture_names', 'gaze', 'misplaced', 'photographs', 'marks']
 
 # %% ../../nbs/api/study/03_gaze.ipynb #f0a18dee
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
