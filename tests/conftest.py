@@ -27,3 +27,27 @@ def pytest_collection_modifyitems(items):
     if torch.cuda.is_available(): return
     for item in items:
         if item.get_closest_marker("cuda"): item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+@pytest.fixture(scope="session")
+def pool():
+    "Four scenes of the miniature world; nobody may change them."
+    from drivekd.study.seeing import collect
+    return collect("train", 4)
+
+
+@pytest.fixture(scope="session")
+def processor(pool):
+    "A processor whose tokenizer knows the world's words."
+    from drivekd.models.miniature import build_processor, train_tokenizer
+    from drivekd.study.curriculum import world_texts
+    return build_processor(train_tokenizer(world_texts(pool), vocab_size=600))
+
+
+@pytest.fixture(scope="session")
+def student(processor):
+    "A random student; whoever trains takes a copy."
+    from drivekd.models.families import InternVL
+    from drivekd.models.loading import VLM
+    from drivekd.models.miniature import build_miniature
+    return VLM(build_miniature(processor, "student").eval(), processor, InternVL())

@@ -45,6 +45,11 @@ class Question:
         "The text that is right."
         return f"Final: {self.letter}. {self.options[self.correct]}\n{self.body}" if self.options else self.body
 
+    @property
+    def words(self) -> str:
+        "The same without the letter of the option (our choice: what miniature models learn to say)."
+        return f"Final: {self.options[self.correct]}\n{self.body}" if self.options else self.body
+
 # %% ../../nbs/api/data/05_questions.ipynb #2057c5a5
 SELECT = "Please select the correct answer from the following options:"
 

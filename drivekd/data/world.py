@@ -88,10 +88,11 @@ def as_record(
     question: Question,  # with its letter
     split: str,  # one of SPLITS
     scene: Scene,  # the scene it is about
+    letters: bool = True,  # see `write_world`
 ) -> dict:  # Drive-KD JSON, with a few more keys
     "A question as a Drive-KD training record; `seed` and `index` regenerate its scene."
     user = "<image>" * len(question.cameras) + question.question
-    return {"id": f"{split}-{question.id}", "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": question.answer}],
+    return {"id": f"{split}-{question.id}", "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": question.answer if letters else question.words}],
             "images": [image_path(split, scene, c) for c in question.cameras], "question_type": question.capability, "kind": question.kind,
             "options": list(question.options), "letter": question.letter, "truth": question.truth, "tag": [question.code], "split": split, "seed": scene.seed, "index": scene.index,
             "scene_token": f"world-{split}-{scene.seed}-{scene.index // SCENES_PER_EPISODE}", "frame_token": f"world-{split}-{scene.seed}-{scene.index}"}
@@ -133,6 +134,7 @@ def write_world(
     per_frame: int = 8,  # at most so many questions a frame
     variant: int = 0,  # wording: 0 is DriveBench's, 1 and 2 are paraphrases
     kinds: tuple[str, ...] = tuple(KINDS),  # which questions are asked
+    letters: bool = True,  # right answers begin with the option's letter, as published; False: with its words, as the miniature models speak
     progress: bool = True,  # show a bar
 ) -> Path:  # the JSON file
     "Write `split.json` and its pictures."
@@ -144,7 +146,7 @@ def write_world(
     records = []
     for _, (scene, views, chosen) in zip(tqdm(range(frames), desc=f"{split} world", disable=not progress), generate(split, seed, size, per_frame, variant, kinds)):
         _save_views(aside, split, scene, views)
-        records += [as_record(q, split, scene) for q in chosen]
+        records += [as_record(q, split, scene, letters) for q in chosen]
     (aside / f"{split}.json").write_text(json.dumps(records, indent=1))
     aside.rename(folder)
     return folder / f"{split}.json"
@@ -167,7 +169,7 @@ def cached_world(
     frames: int,  # number of scenes
     split: str = "train",  # one of SPLITS
     seed: int = 0,  # seed of the world
-    **options,  # of `write_world`: size, per_frame, variant, kinds, progress
+    **options,  # of `write_world`: size, per_frame, variant, kinds, letters, progress
 ) -> Path:  # the JSON file
     "A world from the cache, written first if it is not there."
     keyed = {k: v for k, v in options.items() if k != "progress"}
@@ -196,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--frames", type=_count, default=100, metavar="N", help="number of scenes (default 100)")
     p.add_argument("--split", choices=SPLITS, default="train", help="splits share no traffic (default train)")
     p.add_argument("--seed", type=int, default=0, help="seed of the world (default 0)")
+    p.add_argument("--words", action="store_true", help="right answers name an option by its words alone, as the miniature models do")
     p.add_argument("--size", type=_size, default=(320, 180), metavar="WxH", help="pixels of a picture (default 320x180)")
     return p
 
@@ -203,9 +206,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(
     argv: Sequence[str] | None = None,  # arguments after `drivekd world`
 ) -> int:  # exit code
-    "`drivekd world FOLDER [--frames N] [--split SPLIT] [--seed N] [--size WxH]`"
+    "`drivekd world FOLDER [--frames N] [--split SPLIT] [--seed N] [--words] [--size WxH]`"
     args = _parser().parse_args(argv)
-    try: path = write_world(args.folder, args.frames, args.split, args.seed, args.size)
+    try: path = write_world(args.folder, args.frames, args.split, args.seed, args.size, letters=not args.words)
     except (OSError, ValueError) as e:
         print(f"drivekd world: {e}", file=sys.stderr)
         return 2

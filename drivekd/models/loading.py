@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from .families import InternVL, family_of
 
@@ -43,10 +43,18 @@ def save_vlm(
     dtype: str | None = None, # stored precision; None keeps the model's
 ) -> Path:
     "Write an ordinary transformers checkpoint (safetensors) with its processor"
-    state = {k: v.to(getattr(torch, dtype)) if dtype else v for k, v in vlm.model.state_dict().items()}
+    state = {k: v for k, v in vlm.model.state_dict().items() if k not in vlm.model.all_tied_weights_keys}
+    if dtype: state = {k: v.to(_precision(dtype)) for k, v in state.items()}
     vlm.model.save_pretrained(folder, state_dict=state)
     vlm.processor.save_pretrained(folder)
     return Path(folder)
+
+def _precision(name: str) -> torch.dtype:
+    "torch's floating point type of this name"
+    dtype = getattr(torch, name, None)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"`dtype` must name a floating point type of torch; found {name!r}; pass 'float32', 'bfloat16' or 'float16'.")
+    return dtype
 
 # %% ../../nbs/api/models/02_loading.ipynb #90a92df5
 def load_vlm(
@@ -55,11 +63,12 @@ def load_vlm(
     device: str = "cpu", # "cpu", "cuda", "cuda:1" …
 ) -> VLM:
     "Load a model of a supported family with transformers' own classes; no remote code, safetensors only"
-    source = str(source)
+    source, precision = str(source), _precision(dtype)
     _check_source(source)
-    family = family_of(AutoConfig.from_pretrained(source))
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, attn_implementation="sdpa")
-    return VLM(model.to(device), family.processor_class.from_pretrained(source), family, source)
+    with _reading("configuration", source): model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    family = family_of(model_type)
+    processor = _load_processor(source, family)
+    return VLM(_load_model(source, precision).to(device), processor, family, source)
 
 def _check_source(source: str) -> None:
     "A path must exist and hold a configuration; anything of the form owner/name is left to the hub"
@@ -69,6 +78,33 @@ def _check_source(source: str) -> None:
     if not folder.exists() and (source.count("/") != 1 or source[0] in "./~"):
         raise FileNotFoundError(f"There is no checkpoint at {source}; pass an existing folder or a hub id such as OpenGVLab/InternVL3-1B-hf, "
                                 "or write the miniatures with `drivekd run teach`.")
+
+@contextmanager
+def _reading(part: str, source: str) -> Iterator[None]:
+    "Say in one sentence which part of which checkpoint transformers cannot read"
+    try: yield
+    except Exception as e:  # OSError, SafetensorError, JSONDecodeError, AttributeError… whatever the damage hits
+        reason = str(e).split("\n")[0].split(". ")[0]
+        raise OSError(f"The {part} of checkpoint {source} cannot be read ({type(e).__name__}: {reason}); save or download it again.") from e
+
+def _load_processor(source: str, family: InternVL) -> object:
+    "Tokenizer, image processor and chat template of a checkpoint"
+    with _reading("processor", source):
+        processor = family.processor_class.from_pretrained(source, trust_remote_code=False)
+        if processor.chat_template is None: raise ValueError("it has no chat template")
+    return processor
+
+def _load_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    "The model of a checkpoint, whose tensors must be exactly those of its configuration"
+    with _reading("model", source):
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa",
+            ignore_mismatched_sizes=True, output_loading_info=True)
+    wrong = sorted(found["missing_keys"] | found["unexpected_keys"] | {key for key, *_ in found["mismatched_keys"]})
+    if wrong:
+        raise OSError(f"The tensors of a checkpoint must be those of its config.json; in {source} {len(wrong)} are missing, unknown or "
+                      f"of another shape, the first is {wrong[0]}; save or download it again.")
+    return model
 
 # %% ../../nbs/api/models/02_loading.ipynb #ef4293aa
 def freeze(

@@ -57,7 +57,7 @@ def build_processor(
 # %% ../../nbs/api/models/01_miniature.ipynb #139e69d5
 SIZES = {
     "teacher": dict(vision=dict(hidden_size=80, num_hidden_layers=3, num_attention_heads=4, intermediate_size=160),
-                    text=dict(hidden_size=160, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=448)),
+                    text=dict(hidden_size=160, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=512)),
     "student": dict(vision=dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96),
                     text=dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, intermediate_size=160)),
 }
