@@ -164,7 +164,7 @@ def of_type(copy, model_type, **more):
 def test_a_model_of_another_family_is_refused_with_the_known_ones(copy):
     of_type(copy, "qwen2")
     text = refusal(load_vlm, copy, kind=ValueError)
-    assert "'qwen2'" in text and "internvl" in text and text == refusal(family_of, "qwen2", kind=ValueError)
+    assert "'qwen2'" in text and "internvl" in text and text == refusal(family_of, {"model_type": "qwen2"}, kind=ValueError)
 
 
 def test_a_model_nobody_knows_is_refused_like_any_other(copy):

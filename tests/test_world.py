@@ -275,6 +275,10 @@ def test_answers_start_as_published(asked):
     for kind, start in starts.items(): assert all(q.answer.startswith(start) for q in asked if q.kind == kind)
 
 
+def test_words_leave_out_the_letter_and_nothing_else(asked):
+    for q in asked: assert q.words == (q.answer.replace(f"{q.letter}. ", "", 1) if q.options else q.answer)
+
+
 def test_paraphrases_change_the_words_and_nothing_else(drawn):
     scene, views, _ = drawn[3]
     worded = [questions(scene, views, variant) for variant in range(3)]

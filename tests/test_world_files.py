@@ -16,6 +16,18 @@ def test_the_command_writes_a_world_that_can_be_read(tmp_path, capsys):
     assert str(path) in capsys.readouterr().out and len(records) == len(json.loads(path.read_text())) and not records.skipped
 
 
+def test_worlds_with_and_without_letters_differ_in_their_answers_only(tmp_path):
+    shape = ["--frames", "2", "--size", "160x90"]
+    for name, more in (("letters", []), ("words", ["--words"])): assert main([str(tmp_path / name), *shape, *more]) == 0
+    published, spoken = (json.loads((tmp_path / name / "train.json").read_text()) for name in ("letters", "words"))
+    chosen = 0
+    for a, b in zip(published, spoken, strict=True):
+        letter, (said, meant) = a["letter"], (x["messages"].pop()["content"] for x in (a, b))
+        assert a == b and meant == (said.replace(f"Final: {letter}. ", "Final: ", 1) if letter else said)
+        chosen += letter is not None
+    assert chosen
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--frames", "0"], "positive number of frames"), (["--frames", "many"], "positive number of frames"), (["--size", "160"], "WIDTHxHEIGHT"), (["--size", "8x8"], "at least 32 pixels"),
     (["--split", "val"], "invalid choice")])

@@ -6,7 +6,7 @@
 __all__ = ['FAMILIES', 'InternVLProcessor', 'expand_placeholders', 'grid_boxes', 'InternVL', 'family_of']
 
 # %% ../../nbs/api/models/00_families.ipynb #9d2fa508
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -76,10 +76,10 @@ class InternVL:
 FAMILIES = {family.model_type: family for family in (InternVL,)}
 
 def family_of(
-    model_type: str | None, # as in the `config.json` of a checkpoint
+    config: Mapping, # contents of the `config.json` of a checkpoint
 ) -> InternVL:
-    "The family of a model; `ValueError` names the supported ones"
-    if model_type not in FAMILIES:
-        raise ValueError(f"The model family must be one of {sorted(FAMILIES)}; found {model_type!r}; "
+    "The family of a model by its `model_type`; `ValueError` names the supported ones"
+    if (found := config.get("model_type")) not in FAMILIES:
+        raise ValueError(f"The model family must be one of {sorted(FAMILIES)}; found {found!r}; "
                          "choose a checkpoint of a supported family or add a class to drivekd.models.families.")
-    return FAMILIES[model_type]()
+    return FAMILIES[found]()

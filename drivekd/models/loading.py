@@ -63,19 +63,19 @@ def load_vlm(
     device: str = "cpu", # "cpu", "cuda", "cuda:1" …
 ) -> VLM:
     "Load a model of a supported family with transformers' own classes; no remote code, safetensors only"
-    source, precision = str(source), _precision(dtype)
+    source, precision = str(Path(source).expanduser()), _precision(dtype)
     _check_source(source)
-    with _reading("configuration", source): model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-    family = family_of(model_type)
+    with _reading("configuration", source): config = dict(PreTrainedConfig.get_config_dict(source)[0])
+    family = family_of(config)
     processor = _load_processor(source, family)
     return VLM(_load_model(source, precision).to(device), processor, family, source)
 
 def _check_source(source: str) -> None:
     "A path must exist and hold a configuration; anything of the form owner/name is left to the hub"
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"A checkpoint folder must hold config.json; {source} does not; pass the folder that save_pretrained wrote.")
-    if not folder.exists() and (source.count("/") != 1 or source[0] in "./~"):
+    if not folder.exists() and (source.count("/") != 1 or source[0] in "./"):
         raise FileNotFoundError(f"There is no checkpoint at {source}; pass an existing folder or a hub id such as OpenGVLab/InternVL3-1B-hf, "
                                 "or write the miniatures with `drivekd run teach`.")
 

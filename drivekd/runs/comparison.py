@@ -109,7 +109,7 @@ def from_world(
     "Training and test split of a miniature world, generated unless it is in the cache."
     if kinds not in ("closed", "all"): raise RunError(f"parameter kinds must be 'closed' or 'all', found {kinds!r}")
     chosen = CLOSED_KINDS if kinds == "closed" else tuple(KINDS)
-    train, test = (cached_world(cache, n, split, seed, kinds=chosen) for split, n in (("train", frames), ("test", test_frames)))
+    train, test = (cached_world(cache, n, split, seed, kinds=chosen, letters=False) for split, n in (("train", frames), ("test", test_frames)))
     return Questions(train.parent, list(read_records(train)), list(read_records(test)), 0, 0, True)
 
 
@@ -185,7 +185,7 @@ def examine(
     closed: Sequence[VQARecord],
     everything: Sequence[VQARecord],  # for the answer loss, open questions too
     batch_size: int = 16,
-    max_new_tokens: int = 12,
+    max_new_tokens: int = 24,
 ) -> Examination:
     "Ask students everything and each teacher its own capability."
     rows = {label: evaluate(vlm, closed, batch_size, max_new_tokens, what=f"{label}: answers") for label, vlm in students.items()}

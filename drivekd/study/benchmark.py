@@ -45,7 +45,7 @@ def answers(
     vlm: VLM,
     records: Sequence[VQARecord],
     batch_size: int = 16,  # questions at a time
-    max_new_tokens: int = 12,  # tokens of a reply
+    max_new_tokens: int = 24,  # tokens of a reply
     progress: bool = True,
     what: str = "answers",  # label of the bar
 ) -> list[str]:  # replies in the order of the records, without special tokens
@@ -118,7 +118,7 @@ def evaluate(
     vlm: VLM,
     records: Sequence[VQARecord],  # open questions are passed over
     batch_size: int = 16,  # questions at a time
-    max_new_tokens: int = 12,  # tokens of a reply
+    max_new_tokens: int = 24,  # tokens of a reply
     progress: bool = True,
     what: str = "answers",  # label of the bar
 ) -> list[Row]:  # one per closed question, in the order of the records
