@@ -11,7 +11,7 @@ import torch
 from drivekd.data.records import read_records
 from drivekd.data.world import write_world
 from drivekd.models.families import InternVL
-from drivekd.models.loading import VLM, save_vlm
+from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
 from drivekd.runs.parameters import declared, load_notebook
 from drivekd.runs.runner import main, project_root, run
@@ -164,3 +164,21 @@ def test_real_questions_about_real_frames_run_through(tiny, tmp_path):
     result = run("distill", settings(tiny, data=data, image_root=frames), tmp_path / "real")
     assert result.ok, result.error
     assert "far too few" in (result.folder / "report.html").read_text()
+
+
+def test_the_miniatures_are_taught_examined_and_shipped(tmp_path, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.chdir(tmp_path)
+    out, ship = tmp_path / "run", tmp_path / "ship"
+    steps = dict(student_steps="1 1", teacher_steps="1 1", perception_steps=1, reasoning_steps=1, planning_steps=1)
+    small = dict(work=str(tmp_path / "work"), ship=str(ship), worlds=2, scenes=3, validation=3, exam_frames=3, exam_questions=2) | steps
+    play("teach", out, monkeypatch, **small)
+    names = ["student", *(f"teacher_{c}" for c in CAPABILITIES)]
+    assert {p.name for p in ship.iterdir()} == {"README.md", *names} == {p.name for p in (out / "checkpoints").iterdir()}
+    models = {name: load_vlm(ship / name).model for name in names}
+    assert models["student"].num_parameters() * 8 <= models["teacher_planning"].num_parameters()
+    card, result = (ship / "README.md").read_text(), json.loads((out / "result.json").read_text())
+    for name in names: assert f"| {name} | {models[name].num_parameters():,} |" in card and set(result["metrics"][name]) == set(CAPABILITIES)
+    before = {name: (ship / name / "model.safetensors").read_bytes() for name in names}
+    play("teach", tmp_path / "again", monkeypatch, **small)  # finished stages are read back
+    assert before == {name: (ship / name / "model.safetensors").read_bytes() for name in names}

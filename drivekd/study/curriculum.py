@@ -220,7 +220,7 @@ def choice_accuracy(
     kind: str, # one of CHOICE_KINDS
     limit: int = 100, # questions
     batch_size: int = 20,
-) -> float: # share of right options
+) -> float: # share of right options; nan if the pool holds no such question
     "Teacher-forced accuracy of the option's words, one question a sequence"
     asked = [(n, q) for n, s in enumerate(pool.scenes) for q in s["questions"] if q["kind"] == kind][:limit]
     batcher, right = Batcher(vlm), 0
@@ -230,7 +230,7 @@ def choice_accuracy(
         with torch.no_grad():
             features = torch.cat([image_features(vlm, pool.pixels[l.scene, l.cameras]) for l in lessons])
             right += _all_right(vlm, lessons, features)
-    return right / len(asked)
+    return right / len(asked) if asked else float("nan")
 
 def _all_right(vlm: VLM, lessons: Sequence[Lesson], features: Tensor) -> int:
     "How many lessons have all their learned tokens as most likely ones"
