@@ -261,6 +261,21 @@ def test_a_lesson_of_points_never_names_a_thing_twice_and_learns_no_tag(pool, st
         assert "<c" not in text and lesson.cameras == [c] and lesson.scene == n
 
 
+def test_points_asked_for_their_status_say_it_only_where_it_can_be_seen(pool, student, processor, rng):
+    task, seen = Point(pool, plain=0, statuses=1), Counter()
+    task.modules(student)
+    for n, c in showing(pool).tolist():
+        lesson = task.lesson(n, c, rng)
+        boxes = [b for m, d, b in shown(pool) if (m, d) == (n, c)]
+        assert "Name the status at each point." in processor.tokenizer.decode(lesson.input_ids)
+        lines = processor.tokenizer.decode(lesson.labels[lesson.labels >= 0]).removesuffix("<|im_end|>").split("\n")
+        statuses = [said(pool.scenes[n]["things"][b["thing"]], b).split(", ") for b in boxes]
+        allowed = Counter({"none": 3}) + Counter(parts[-1] if " visible" not in parts[-1] else "unclear" for parts in statuses)
+        assert Counter(line.strip() for line in lines) <= allowed
+        seen.update(line.strip() for line in lines)
+    assert seen["unclear"] and seen.keys() - {"none", "unclear"}
+
+
 def test_plain_choices_have_one_right_option_and_say_its_words(pool, rng):
     letters, keys = Counter(), set()
     for n, c, box in shown(pool) * 3:
