@@ -154,15 +154,6 @@ def test_hidden_signals_of_a_wider_teacher_train_and_resume_a_projection(tmp_pat
     assert_same(state(whole), state(resumed), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_takes_a_step(tmp_path, name):
-    recipe = PRESETS[name]
-    data = samples(6, recipe.train_on or CAPABILITIES)
-    make(tmp_path, name, data=data, max_steps=1).train()
-    record, = lines(tmp_path)
-    assert set(record["losses"]) == {"ce", *recipe.terms[1:]}
-
-
 def test_conflict_can_be_left_to_torchjd(tmp_path):
     make(tmp_path, {"preset": "agp", "conflict": "torchjd:IMTLG"}, max_steps=2).train()
     assert len(lines(tmp_path)) == 2
