@@ -1,6 +1,9 @@
 "The trainer: it learns, what is frozen stays, equivalences hold, and a resumed run is the same run."
+import math
+
 import pytest
 import torch
+from test_agp import available
 from toys import CAPABILITIES, collate, samples, tiny
 from transformers import set_seed
 
@@ -154,9 +157,28 @@ def test_hidden_signals_of_a_wider_teacher_train_and_resume_a_projection(tmp_pat
     assert_same(state(whole), state(resumed), rtol=0, atol=0)
 
 
-def test_conflict_can_be_left_to_torchjd(tmp_path):
-    make(tmp_path, {"preset": "agp", "conflict": "torchjd:IMTLG"}, max_steps=2).train()
-    assert len(lines(tmp_path)) == 2
+@pytest.mark.parametrize("place", ["conflict", "stage2"])  # flat, per capability
+@pytest.mark.parametrize("name", ["PCGrad", "UPGrad", "CAGrad", "AlignedMTL", "IMTLG", "MGDA", "GradVac"])
+def test_conflicts_can_be_left_to_torchjd(tmp_path, name, place):
+    available(f"torchjd:{name}")
+    make(tmp_path, {"preset": "agp", place: f"torchjd:{name}"}, max_steps=2).train()
+    for record in lines(tmp_path):
+        assert record["merged"] == (["ce"] if place == "conflict" else []) + list(CAPABILITIES)
+        assert all(math.isfinite(w) for w in record["weights"]) and 0 < record["ce_share"] < 1
+        if place == "stage2": assert min(record["cosines_stage1"][0]) > -1e-9  # AGP's first stage is kept
+
+
+@pytest.mark.parametrize("options", [{"conflict": "torchjd:GradVac"}, {"stage2": "torchjd:GradVac"}, {"conflict": "torchjd:PCD"}])
+def test_a_weighting_that_remembers_resumes_bit_identically(tmp_path, options):
+    recipe, saving = {"preset": "agp"} | options, dict(max_steps=4, save_strategy="steps", save_steps=2)
+    available(next(iter(options.values())))
+    whole = make(tmp_path, recipe, **saving)
+    whole.train()
+    record = lines(tmp_path)
+    resumed = make(tmp_path, recipe, **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert_same(state(whole), state(resumed), rtol=0, atol=0)
+    assert lines(tmp_path) == record
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path):

@@ -21,6 +21,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from ..data.records import VQARecord
+from .agp import load_weighting_state, weighting_state
 from .capabilities import Recipe, make_recipe, to_dict
 from .lesson import Lesson, projections
 from .losses import answer_cross_entropy
@@ -283,7 +284,9 @@ class DistillationTrainer(MultiLossTrainer):
             finally: self.saving = False
             if self.state.best_global_step == self.state.global_step: self.state.best_model_checkpoint = str(final)
             self.state.save_to_json(str(folder / "trainer_state.json"))
-            save_extra(folder, self.about, {"reweighting": reweighting_state(self.reweighting), "projections": self.lesson.projection_state()})
+            save_extra(folder, self.about, {
+                "reweighting": reweighting_state(self.reweighting), "projections": self.lesson.projection_state(),
+                "conflict": weighting_state(self.window.method), "stage2": weighting_state(self.window.stage2)})
         rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _load_from_checkpoint(self, checkpoint: str, model=None) -> None:
@@ -301,6 +304,8 @@ class DistillationTrainer(MultiLossTrainer):
         part = load_extra(Path(checkpoint))
         load_reweighting_state(self.reweighting, part("reweighting"))
         self.lesson.load_projection_state(part("projections"))
+        load_weighting_state(self.window.method, part("conflict"))
+        load_weighting_state(self.window.stage2, part("stage2"))
 
 # %% ../../nbs/api/distill/07_trainer.ipynb #2d268506
 def distill(
