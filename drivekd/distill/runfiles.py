@@ -131,8 +131,7 @@ def written_aside(
                       "then resume, for all earlier checkpoints are untouched.") from error
 
 # %% ../../nbs/api/distill/06c_runfiles.ipynb #bdfa0ae0
-DECISIVE = ("seed", "data_seed", "world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps",
-            "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1",
+DECISIVE = ("seed", "data_seed", "num_train_epochs", "max_steps", "lora", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1",
             "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "dataloader_drop_last", "train_sampling_strategy")
 
 
@@ -144,7 +143,9 @@ def identity(
 ) -> dict:  # plain data
     "What must not change between saving and resuming."
     ids = hashlib.sha256("\n".join(str(s.id) for s in samples).encode()).hexdigest()
-    about = {"recipe": to_dict(recipe), "teachers": teachers.fingerprints if teachers else {}, "samples": f"{len(samples)} {ids}"}
+    window = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size  # cut as one likes
+    about = {"recipe": to_dict(recipe), "teachers": teachers.fingerprints if teachers else {}, "samples": f"{len(samples)} {ids}",
+             "samples_per_step": window}
     return json.loads(json.dumps(about | {name: getattr(args, name) for name in DECISIVE}))
 
 
