@@ -93,8 +93,8 @@ def test_half_a_line_of_telemetry_does_not_keep_a_run_from_resuming(tmp_path, wh
     assert_resumes(folder, whole[1])
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "drivekd.safetensors"])
-@pytest.mark.parametrize("how", ["changed", "cut", "gone"])
+@pytest.mark.parametrize("name, how", [("model.safetensors", "changed"), ("optimizer.pt", "cut"), ("rng_state.pth", "gone"),
+                                       ("drivekd.safetensors", "changed"), ("trainer_state.json", "cut")])
 def test_a_corrupted_checkpoint_is_named_and_the_one_before_resumes(tmp_path, whole, name, how):
     folder = copy_of(whole, tmp_path)
     path = folder / "checkpoint-4" / name

@@ -1,11 +1,17 @@
 "Memory is told before and after it runs out; adapters train small; checkpointing of activations is the right kind."
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from test_trainer import assert_same, lines, make, state
 from toys import CAPABILITIES, samples, tiny
+from two_processes import run
 
 from drivekd.distill.lora import merge_lora
-from drivekd.distill.runfiles import last_checkpoint
+from drivekd.distill.runfiles import damaged_files, last_checkpoint
 
 LORA = {"r": 4, "lora_alpha": 8}
 SAVING = dict(max_steps=4, save_strategy="steps", save_steps=2)
@@ -82,3 +88,42 @@ def test_a_merged_model_is_a_plain_one_and_answers_the_same(tmp_path):
 def test_a_run_with_lora_can_be_stopped_and_small_checkpoints_say_so(tmp_path):
     make(tmp_path, lora=LORA, data=samples(12), **SAVING | {"save_only_model": True}).train()
     with pytest.raises(ValueError, match="holds weights only"): make(tmp_path, lora=LORA, **SAVING).train(resume_from_checkpoint=last_checkpoint(tmp_path))
+
+
+def relative(a, b):
+    "Length of the difference of two sets of tensors, relative to their length."
+    a, b = (torch.cat([x[n].double().flatten() for n in b]) for x in (a, b))
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    "Folder of runs of two processes, by recipe."
+    folder = tmp_path_factory.mktemp("two")
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", Path(__file__).with_name("two_processes.py"),
+                    str(folder), "2", json.dumps(TOGETHER)], check=True, timeout=600, capture_output=True)
+    return folder
+
+
+TOGETHER = {"agp": {"preset": "agp", "reweight": "published", "weights": dict.fromkeys(CAPABILITIES, 200.0)},
+            "routing": {"preset": "agp", "mixing": "identity", "anchor": "own", "scope": "micro_batch"},  # terms that only one process sees
+            "resumed": {"preset": "agp"}}
+
+
+@pytest.mark.slow  # two processes import everything
+@pytest.mark.parametrize("name", ["agp", "routing"])
+def test_two_processes_give_the_result_of_one(tmp_path, two, name):
+    run(tmp_path, 4, TOGETHER[name])
+    alone, together = torch.load(tmp_path / "result"), torch.load(two / name / "result")
+    assert relative(together["weights"], alone["weights"]) < 1e-6 < 1e-3 < relative(tiny().model.state_dict(), alone["weights"])
+    assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
+    assert lines(two / name)[0]["norms"] == pytest.approx(lines(tmp_path)[0]["norms"], rel=1e-6)
+    for a, b in zip(lines(tmp_path), lines(two / name), strict=True):
+        assert a["terms"] == b["terms"] and a["fired_stage1"] == b["fired_stage1"] and a["losses"] == pytest.approx(b["losses"], rel=1e-4)
+    assert any(any(r["fired_stage1"]) for r in lines(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_whole_checkpoint(two):
+    folder = two / "agp" / "checkpoint-4"
+    assert damaged_files(folder) == [] and {"rng_state_0.pth", "rng_state_1.pth", "drivekd.safetensors"} <= {p.name for p in folder.iterdir()}

@@ -9,6 +9,7 @@ __all__ = ['DistillationConfig', 'select', 'make_lesson', 'LessonTrainer', 'Mult
 # %% ../../nbs/api/distill/07_trainer.ipynb #bdbb2679
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from .capabilities import Recipe, make_recipe, to_dict
 from .lesson import Lesson, projections
 from .lora import add_lora, load_lora, merge_lora
 from .losses import answer_cross_entropy
-from .machine import (check_machine, check_precision, describe_memory, is_out_of_memory, memory_estimate, noted_signals,
-                                     unscale, ways_to_save)
+from .machine import (average, check_machine, check_precision, describe_memory, gathered, is_out_of_memory, memory_estimate,
+                                     noted_signals, unscale, ways_to_save)
 from .objective import static_weights
 from .reweighting import load_reweighting_state, make_reweighting, reweighting_state
 from .runfiles import (COMPLETE, SAVING, TELEMETRY, append_telemetry, check_checkpoint, check_writable, identity,
@@ -123,6 +124,7 @@ class MultiLossTrainer(LessonTrainer):
         self.lesson.study(batch, self.window, self.reweighting.weights, 1 / self.current_gradient_accumulation_steps,
                           self.accelerator.backward, self.compute_loss_context_manager, self.state.global_step)
         due, scale = is_due(self.recipe, last), self._scale()
+        if due and self.args.world_size > 1: average(self.window, self.reweighting.weights)
         if due and scale != 1 and not unscale(self.window.buffers, scale): self._skip()
         loss = self._combine(batch) if due and not self.overflow else 0.0
         if last: self._finish(scale)
@@ -139,7 +141,8 @@ class MultiLossTrainer(LessonTrainer):
         self.combined += 1
         self.recent.append(outcome)
         self.reweighting.observe(fold_anchors(outcome.losses), fold_anchors(outcome.norms))
-        append_telemetry(Path(self.args.output_dir) / TELEMETRY, self.state.global_step + 1, outcome, self.reweighting.ratios)
+        if self.is_world_process_zero():
+            append_telemetry(Path(self.args.output_dir) / TELEMETRY, self.state.global_step + 1, outcome, self.reweighting.ratios)
         return outcome.total
 
     def _skip(self) -> None:
@@ -175,8 +178,8 @@ class ReportingTrainer(MultiLossTrainer):
         for batch in self.get_eval_dataloader(eval_dataset):
             batch = batch.to(self.args.device)
             with self.compute_loss_context_manager(): logits = self.model(**batch.model_inputs(), use_cache=False).logits
-            for name, loss in zip(batch.capabilities, answer_cross_entropy(logits, batch.labels).tolist(), strict=True):
-                losses.setdefault(name, []).append(loss)
+            pairs = list(zip(batch.capabilities, answer_cross_entropy(logits, batch.labels).tolist(), strict=True))
+            for name, loss in self.accelerator.gather_for_metrics(pairs, use_gather_object=True): losses.setdefault(name, []).append(loss)
         metrics = {f"{metric_key_prefix}_loss_{name}": sum(x) / len(x) for name, x in losses.items() if name is not None}
         metrics[f"{metric_key_prefix}_loss"] = sum(map(sum, losses.values())) / sum(map(len, losses.values()))
         self.log(metrics)
@@ -207,23 +210,30 @@ class RestartableTrainer(ReportingTrainer):
     def _where(self) -> str:
         "What can be resumed, for messages."
         last = last_checkpoint(self.args.output_dir)
-        return f"Resuming goes on from {last}." if last else "Nothing was saved (save_strategy='no')."
+        return f"Resuming goes on from {last}." if last else f"Nothing was saved (save_strategy={self.args.save_strategy.value!r})."
 
     def _get_output_dir(self, trial) -> str: return str(Path(self.args.output_dir) / SAVING) if self.saving else self.args.output_dir
 
     def _save_checkpoint(self, model, trial) -> None:
         "Trainer's checkpoint and ours, whole or not at all; older ones go when this one stands."
-        final = self._checkpoint()
-        with written_aside(final) as folder:
+        final, first = self._checkpoint(), self.is_world_process_zero()
+        with written_aside(final) if first else nullcontext() as folder:
+            self.accelerator.wait_for_everyone()
             self.saving = True
             try: super()._save_checkpoint(model, trial)
             finally: self.saving = False
             if self.state.best_global_step == self.state.global_step: self.state.best_model_checkpoint = str(final)
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            save_extra(folder, self.about, {
-                "reweighting": reweighting_state(self.reweighting), "projections": self.lesson.projection_state(),
-                "conflict": weighting_state(self.window.method), "stage2": weighting_state(self.window.stage2)})
-        rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+            if first: self._save_ours(folder)
+            self.accelerator.wait_for_everyone()
+        if first: rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save_ours(self, folder: Path) -> None:
+        "The state with the right best checkpoint, and what Trainer does not know."
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        save_extra(folder, self.about, {
+            "reweighting": reweighting_state(self.reweighting), "projections": self.lesson.projection_state(),
+            "conflict": weighting_state(self.window.method), "stage2": weighting_state(self.window.stage2)})
 
     def _load_from_checkpoint(self, checkpoint: str, model=None) -> None:
         "All weights or an error; Trainer's own loading skips names that transformers changes on saving: every weight of a VLM."
@@ -254,11 +264,11 @@ class DistillationTrainer(RestartableTrainer):
         if resume_from_checkpoint is True: resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint: check_checkpoint(Path(resume_from_checkpoint), self.about)
         state = json.loads((Path(resume_from_checkpoint) / "trainer_state.json").read_text()) if resume_from_checkpoint else {"global_step": 0}
-        trim_telemetry(Path(self.args.output_dir) / TELEMETRY, state["global_step"])
+        if self.is_world_process_zero(): trim_telemetry(Path(self.args.output_dir) / TELEMETRY, state["global_step"])
         if state["global_step"] >= state.get("max_steps", 1): return self._nothing_left(resume_from_checkpoint, state)
-        print(self._memory())
+        if self.is_world_process_zero(): print(self._memory())
         with noted_signals() as self.came: output = super().train(resume_from_checkpoint or None, **kwargs)
-        if self.came and output.global_step < self.state.max_steps:
+        if output.global_step < self.state.max_steps and self._leaving():
             raise KeyboardInterrupt(f"Asked to stop after step {output.global_step}. {self._where()}")
         return output
 
@@ -276,14 +286,19 @@ class DistillationTrainer(RestartableTrainer):
             failure = error
         else: failure = None
         if failure: self._stop(failure)  # outside, where the traceback no longer holds the step's tensors
-        if self.came and self.accelerator.sync_gradients:
+        if self.accelerator.sync_gradients and self._leaving():
             self.control.should_training_stop, self.control.should_save = True, self.args.save_strategy != "no"
         return loss
+
+    def _leaving(self) -> bool:
+        "Has a signal come, here or in another process?"
+        return any(gathered(bool(self.came))) if self.args.world_size > 1 else bool(self.came)
 
     def _stop(self, failure: Exception) -> None:
         "Save what was learned before this step, then say what happened."
         failure.__traceback__ = None
-        if self.args.save_strategy != "no" and not (self._checkpoint() / COMPLETE).exists(): self._save_checkpoint(self.model, None)
+        alone = self.args.world_size == 1  # other processes are elsewhere; torchrun ends them
+        if alone and self.args.save_strategy != "no" and not (self._checkpoint() / COMPLETE).exists(): self._save_checkpoint(self.model, None)
         if isinstance(failure, FloatingPointError): raise FloatingPointError(f"{failure} {self._where()}")
         raise MemoryError(f"Step {self.state.global_step} does not fit into memory. {self._memory()} What would help: "
                           f"{'; '.join(ways_to_save(self.args))}. {self._where()}")
