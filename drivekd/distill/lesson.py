@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .capabilities import Recipe, layer_indices
+from .losses import answer_positions
 from .objective import Signals, listen, mix, sample_losses, shares, student_needs
 from .step import Window
 from .teachers import Teachers
@@ -101,9 +102,9 @@ class Lesson:
     ) -> dict[str, Tensor]:  # term -> loss of each sample [b], neither mixed nor weighted
         "One forward pass and one backward pass per term."
         with autocast(): targets = self.targets(batch)
-        with listen(self.student, self.needs) as shown:
+        with listen(self.student, self.needs, maps=False) as shown:
             with autocast():
-                shown.logits = self.student.model(**batch.model_inputs(), use_cache=False).logits
+                shown.logits = self.student.model(**batch.model_inputs(), logits_to_keep=answer_positions(batch.labels), use_cache=False).logits
                 losses = sample_losses(self.recipe, batch, shown, targets, self.maps)
             check_finite(losses, batch.ids, step)
             parts = shares(self.recipe, batch.capabilities)

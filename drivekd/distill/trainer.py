@@ -20,7 +20,7 @@ from transformers.trainer_utils import TrainOutput
 from ..data.records import VQARecord
 from .capabilities import Recipe, make_recipe, to_dict
 from .lesson import Lesson, projections
-from .losses import answer_cross_entropy
+from .losses import answer_cross_entropy, answer_positions
 from .objective import static_weights
 from .reweighting import load_reweighting_state, make_reweighting, reweighting_state
 from .runfiles import (TELEMETRY, append_telemetry, identity, last_checkpoint, load_extra, save_extra, summary,
@@ -177,7 +177,8 @@ class DistillationTrainer(MultiLossTrainer):
         losses: dict[str | None, list[float]] = {}  # by capability, None: without one
         for batch in self.get_eval_dataloader(eval_dataset):
             batch = batch.to(self.args.device)
-            with self.compute_loss_context_manager(): logits = self.model(**batch.model_inputs(), use_cache=False).logits
+            inputs = batch.model_inputs() | {"logits_to_keep": answer_positions(batch.labels), "use_cache": False}
+            with self.compute_loss_context_manager(): logits = self.model(**inputs).logits
             for name, loss in zip(batch.capabilities, answer_cross_entropy(logits, batch.labels).tolist(), strict=True):
                 losses.setdefault(name, []).append(loss)
         metrics = {f"{metric_key_prefix}_loss_{name}": sum(x) / len(x) for name, x in losses.items() if name is not None}
