@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from .cache import CachedTeachers
 from .capabilities import Recipe, layer_indices
 from .losses import answer_positions
 from .objective import Signals, listen, mix, sample_losses, shares, student_needs
@@ -64,7 +65,7 @@ class Lesson:
     "Student, teachers and recipe, one micro-batch at a time (DESIGN: one sample's way)."
     def __init__(self,
         student,  # `VLM`, its trainable parameters already chosen
-        teachers: Teachers | None,  # None: supervised fine-tuning
+        teachers: Teachers | CachedTeachers | None,  # None: supervised fine-tuning
         recipe: Recipe,
         maps: Projections | None = None,  # from `projections`
     ):

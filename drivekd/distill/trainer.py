@@ -18,6 +18,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from ..data.records import VQARecord
+from .cache import CachedTeachers
 from .capabilities import Recipe, make_recipe, to_dict
 from .lesson import Lesson, projections
 from .losses import answer_cross_entropy, answer_positions
@@ -35,6 +36,8 @@ from ..models.loading import VLM, freeze
 class DistillationConfig(TrainingArguments):
     "Arguments of a distillation run: where and how long it runs, and the recipe."
     recipe: str | dict = "agp"  # a preset, {"preset": …, option: …}, or a whole recipe as dict
+    target_cache: str | None = None  # folder that keeps what teachers showed, so that they are asked once per sample
+    target_dtype: str = "float32"  # precision of that folder; half precision rounds the targets
     remove_unused_columns: bool = False  # the collator makes the batch, columns are none of the trainer's business
     logging_nan_inf_filter: bool = False  # a loss that is no number stops the run instead of being smoothed away
     logging_steps: float = 10  # optimizer steps
@@ -91,12 +94,14 @@ def make_lesson(
     teachers: Mapping[str, VLM],  # by capability
     recipe: Recipe,
     seed: int = 0,  # of learned projections
+    cache: Mapping | None = None,  # `folder`, `dtype`, `samples` of `CachedTeachers`
 ) -> Lesson:
     "What a recipe needs for one micro-batch."
     if not recipe.capabilities: return Lesson(student, None, recipe)
     device = next(student.model.parameters()).device
     for vlm in teachers.values(): vlm.model.to(device)
     grouped = Teachers(teachers, recipe, len(student.llm_layers))
+    if cache: grouped = CachedTeachers(grouped, processor=student.processor, **cache)
     return Lesson(student, grouped, recipe, projections(student, teachers, recipe, seed))
 
 # %% ../../nbs/api/distill/07_trainer.ipynb #96ce91a5
@@ -117,7 +122,8 @@ class MultiLossTrainer(Trainer):
         check_precision(student.model)
         super().__init__(student.model, args, data_collator, train_dataset, processing_class=student.processor, **kwargs)
         self.recipe, self.recent, self.combined = recipe, [], 0
-        self.lesson = make_lesson(student, teachers or {}, recipe, args.seed)
+        cache = {"folder": args.target_cache, "dtype": args.target_dtype, "samples": len(train_dataset)} if args.target_cache else None
+        self.lesson = make_lesson(student, teachers or {}, recipe, args.seed, cache)
         self.window = Window([*self.model.parameters(), *self.lesson.projection_parameters()], recipe, args.seed)
         options = {"ratio": recipe.norm_ratio} if recipe.reweight == "norm_matched" else {}
         self.reweighting = make_reweighting(recipe.reweight, static_weights(recipe), **options)
