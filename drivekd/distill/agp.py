@@ -29,10 +29,15 @@ def _tensor_gram(
     size, dtype = (2**16, torch.promote_types(flat[0].dtype, torch.float32)) if on_cpu else (2**22, torch.float64)
     total = flat[0].new_zeros(len(rows), len(rows), dtype=torch.float64)
     for start in range(0, flat[0].numel(), size):
-        block = torch.stack([row[start:start + size] for row in flat]).to(dtype)  # [r size]
-        runs = torch.nn.functional.pad(block, (0, -block.shape[1] % run)).view(len(rows), -1, run).transpose(0, 1)  # [runs r run]
+        runs = torch.stack([_in_runs(row[start:start + size], run) for row in flat], 1).to(dtype)  # [runs r run]
         total += torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64)
     return total
+
+
+def _in_runs(values: Tensor, run: int) -> Tensor:  # [n] → [n/run run]
+    "Cut into runs, the last one filled up with zeros."
+    short = -len(values) % run
+    return (torch.nn.functional.pad(values, (0, short)) if short else values).view(-1, run)
 
 # %% ../../nbs/api/distill/05_agp.ipynb #d26d382e
 @dataclass(frozen=True)

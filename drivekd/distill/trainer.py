@@ -20,10 +20,11 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from ..data.records import VQARecord
 from .agp import load_weighting_state, weighting_state
+from .cache import CachedTeachers
 from .capabilities import Recipe, make_recipe, to_dict
 from .lesson import Lesson, projections
 from .lora import add_lora, load_lora, merge_lora
-from .losses import answer_cross_entropy
+from .losses import answer_cross_entropy, answer_positions
 from .machine import (average, check_machine, check_precision, describe_memory, gathered, is_out_of_memory, memory_estimate,
                                      noted_signals, unscale, ways_to_save)
 from .objective import static_weights
@@ -40,6 +41,8 @@ from ..models.loading import VLM, freeze
 class DistillationConfig(TrainingArguments):
     "Arguments of a distillation run: where and how long it runs, and the recipe."
     recipe: str | dict = "agp"  # a preset, {"preset": …, option: …}, or a whole recipe as dict
+    target_cache: str | None = None  # folder that keeps what teachers showed, so that they are asked once per sample
+    target_dtype: str = "float32"  # precision of that folder; half precision rounds the targets
     lora: dict | None = None  # options of peft's `LoraConfig`, for example {"r": 16}; None trains all weights
     remove_unused_columns: bool = False  # the collator makes the batch, columns are none of the trainer's business
     logging_nan_inf_filter: bool = False  # a loss that is no number stops the run instead of being smoothed away
@@ -71,12 +74,14 @@ def make_lesson(
     teachers: Mapping[str, VLM],  # by capability
     recipe: Recipe,
     seed: int = 0,  # of learned projections
+    cache: Mapping | None = None,  # `folder`, `dtype`, `samples` of `CachedTeachers`
 ) -> Lesson:
     "What a recipe needs for one micro-batch."
     if not recipe.capabilities: return Lesson(student, None, recipe)
     device = next(student.model.parameters()).device
     for vlm in teachers.values(): vlm.model.to(device)
     grouped = Teachers(teachers, recipe, len(student.llm_layers))
+    if cache: grouped = CachedTeachers(grouped, processor=student.processor, **cache)
     return Lesson(student, grouped, recipe, projections(student, teachers, recipe, seed))
 
 # %% ../../nbs/api/distill/07_trainer.ipynb #96ce91a5
@@ -100,7 +105,8 @@ class LessonTrainer(Trainer):
         super().__init__(student.model, args, data_collator, train_dataset, processing_class=student.processor, **kwargs)
         self.recipe, self.recent, self.combined, self.overflow = recipe, [], 0, False
         self.student, self.teachers = student, teachers or {}
-        self.lesson = make_lesson(student, self.teachers, recipe, args.seed)
+        cache = {"folder": args.target_cache, "dtype": args.target_dtype, "samples": len(train_dataset)} if args.target_cache else None
+        self.lesson = make_lesson(student, self.teachers, recipe, args.seed, cache)
         self.window = Window([*self.model.parameters(), *self.lesson.projection_parameters()], recipe, args.seed)
         options = {"ratio": recipe.norm_ratio} if recipe.reweight == "norm_matched" else {}
         self.reweighting = make_reweighting(recipe.reweight, static_weights(recipe), **options)
@@ -177,7 +183,8 @@ class ReportingTrainer(MultiLossTrainer):
         losses: dict[str | None, list[float]] = {}  # by capability, None: without one
         for batch in self.get_eval_dataloader(eval_dataset):
             batch = batch.to(self.args.device)
-            with self.compute_loss_context_manager(): logits = self.model(**batch.model_inputs(), use_cache=False).logits
+            inputs = batch.model_inputs() | {"logits_to_keep": answer_positions(batch.labels), "use_cache": False}
+            with self.compute_loss_context_manager(): logits = self.model(**inputs).logits
             pairs = list(zip(batch.capabilities, answer_cross_entropy(logits, batch.labels).tolist(), strict=True))
             for name, loss in self.accelerator.gather_for_metrics(pairs, use_gather_object=True): losses.setdefault(name, []).append(loss)
         metrics = {f"{metric_key_prefix}_loss_{name}": sum(x) / len(x) for name, x in losses.items() if name is not None}
