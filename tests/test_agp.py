@@ -1,10 +1,12 @@
 "Claims about gradient conflict handling: oracle from METHOD section 4, bounds, support, TorchJD's contract."
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchjd.aggregation import Weighting
 
 from drivekd.distill.agp import (
     AGP,
@@ -319,6 +321,27 @@ def test_torchjd_weightings_work_flat_and_per_capability(name):
     assert flat_weights.shape == merged_weights.shape == (4,) and flat_weights.isfinite().all() and merged_weights.isfinite().all()
     assert torch.equal(flat_weights, conflict_weights(method, G)[0])  # draws are keyed
     assert telemetry.merged == ("1", "2", "3")
+
+
+@pytest.mark.parametrize("name", "PCGrad UPGrad CAGrad AlignedMTL IMTLG MGDA GradVac".split())
+def test_a_flat_weighting_gives_what_torchjds_own_aggregator_gives(name):
+    from torchjd import aggregation
+    method, matrix = available(f"torchjd:{name}"), rows(20)
+    weights, _ = conflict_weights(method, matrix @ matrix.T, key=(0, 0))
+    torch.manual_seed(int(np.random.default_rng([0, 0]).integers(2**62)))  # PCGrad and GradVac draw an order
+    theirs = getattr(aggregation, name)(**{"CAGrad": {"c": 0.5}}.get(name, {}))(matrix)
+    torch.testing.assert_close(weights @ matrix, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ExcessMTL", "MoDo", "SDMGrad"])
+def test_weightings_that_need_the_gradients_themselves_are_refused(name):
+    with pytest.raises(ValueError, match="TorchJD weighting must be one of"): conflict_weights(f"torchjd:{name}", torch.eye(3))
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    class Broken(Weighting):
+        def forward(self, gramian, /): return torch.full((len(gramian),), float("nan"))
+    with pytest.raises(ValueError, match="Weights must be finite; Broken"): conflict_weights(Broken(), torch.eye(3))
 
 
 def test_torchjd_weighting_sees_our_gram_and_keeps_the_callers_random_state():

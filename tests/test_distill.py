@@ -1,5 +1,6 @@
 "Distilling a real (miniature) vision-language model on the miniature world."
 import json
+import math
 
 import pytest
 import torch
@@ -94,6 +95,24 @@ def test_the_best_model_comes_back_at_the_end(tmp_path, records, processor):
     assert state["best_global_step"] < 3  # such steps lead nowhere
     best = load_vlm(tmp_path / f"checkpoint-{state['best_global_step']}").model.state_dict()
     assert all(torch.equal(p, best[name]) for name, p in student.model.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def teacher(processor): return vlm(processor, "teacher", 1)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_row_of_table_3_trains_the_miniature(tmp_path, records, processor, teacher, name):
+    student = vlm(processor, "student")
+    before = {n: p.clone() for n, p in student.model.named_parameters()}
+    chosen = [r for r in short(records, 9) if r.capability in (PRESETS[name].train_on or CAPABILITIES)][:2]
+    if len(PRESETS[name].capabilities) == 3: chosen = short(records, 3)
+    distill(student, dict.fromkeys(CAPABILITIES, teacher), chosen, config(tmp_path, recipe=name, per_device_train_batch_size=len(chosen)))
+    for record in read_telemetry(tmp_path):
+        assert set(record["losses"]) == set(record["norms_unweighted"]) == set(PRESETS[name].terms)
+        assert all(math.isfinite(x) and x > 0 for x in (*record["losses"].values(), *record["norms_unweighted"].values()))
+    assert record["step"] == 2 and record["losses"]["ce"] < read_telemetry(tmp_path)[0]["losses"]["ce"]
+    assert all(torch.equal(p, before[n]) != ("language_model" in n) for n, p in student.model.named_parameters())
 
 
 def test_mistakes_are_one_sentence(tmp_path, records, processor):

@@ -51,12 +51,12 @@ class GoldenModel(nn.Module):
         self.lm.load_state_dict(weights)
         for i, features in images.items(): self.register_buffer(f"image_{i}", features)
 
-    def forward(self, input_ids, attention_mask, use_cache=False):
+    def forward(self, input_ids, attention_mask, **kwargs):
         embeds = self.lm.get_input_embeddings()(input_ids.clamp(min=0))
         for i in sorted({-1 - x for x in input_ids.flatten().tolist() if x < 0}):
             rows = input_ids == -1 - i
             embeds = embeds.masked_scatter(rows[..., None], getattr(self, f"image_{i}")[:rows.sum()])
-        return self.lm(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=use_cache)
+        return self.lm(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
 
 class GoldenBatch(SimpleNamespace):

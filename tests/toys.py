@@ -34,5 +34,5 @@ def collate(chosen):
     "Samples -> batch."
     ids = torch.tensor([s.tokens for s in chosen])
     places = torch.arange(ids.shape[1]).expand_as(ids)
-    return ToyBatch(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.where(places > 8, ids, -100),
+    return ToyBatch(input_ids=ids, pixel_values=None, attention_mask=torch.ones_like(ids), labels=torch.where(places > 8, ids, -100),
                     vision_mask=(places > 0) & (places < 5), capabilities=[s.capability for s in chosen], ids=[s.id for s in chosen])

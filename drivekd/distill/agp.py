@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Pair', 'TORCHJD_DEFAULTS', 'SupportGram', 'support_gram', 'gram', 'pair_rows', 'project_followers', 'inner_products',
-           'project_merged', 'keyed_permutation', 'torchjd_weighting', 'Telemetry', 'default_terms', 'agp_weights',
-           'conflict_weights', 'combine', 'resolve', 'AGPWeighting', 'AGP']
+           'project_merged', 'keyed_permutation', 'torchjd_weighting', 'weighting_state', 'load_weighting_state',
+           'Telemetry', 'default_terms', 'agp_weights', 'conflict_weights', 'combine', 'resolve', 'AGPWeighting', 'AGP']
 
 # %% ../../nbs/api/distill/05_agp.ipynb #57c1e689
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +29,15 @@ def _tensor_gram(
     size, dtype = (2**16, torch.promote_types(flat[0].dtype, torch.float32)) if on_cpu else (2**22, torch.float64)
     total = flat[0].new_zeros(len(rows), len(rows), dtype=torch.float64)
     for start in range(0, flat[0].numel(), size):
-        block = torch.stack([row[start:start + size] for row in flat]).to(dtype)  # [r size]
-        runs = torch.nn.functional.pad(block, (0, -block.shape[1] % run)).view(len(rows), -1, run).transpose(0, 1)  # [runs r run]
+        runs = torch.stack([_in_runs(row[start:start + size], run) for row in flat], 1).to(dtype)  # [runs r run]
         total += torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64)
     return total
+
+
+def _in_runs(values: Tensor, run: int) -> Tensor:  # [n] → [n/run run]
+    "Cut into runs, the last one filled up with zeros."
+    short = -len(values) % run
+    return (torch.nn.functional.pad(values, (0, short)) if short else values).view(-1, run)
 
 # %% ../../nbs/api/distill/05_agp.ipynb #d26d382e
 @dataclass(frozen=True)
@@ -165,8 +170,9 @@ def torchjd_weighting(
     "The TorchJD weighting of that name; keep the object where it has a state (GradVac)."
     import torchjd.aggregation as aggregation
     short = name.removeprefix("torchjd:")
-    known = [n.removesuffix("Weighting") for n in aggregation.__all__ if n.endswith("Weighting") and n != "Weighting"]
-    check_word("TorchJD weighting", short, known)
+    on_gram = [n for n in aggregation.__all__ if f"{n}Weighting" in aggregation.__all__
+               and issubclass(getattr(aggregation, n), GramianWeightedAggregator)]
+    check_word("TorchJD weighting", short, (*on_gram, "Mean", "Sum"))
     return getattr(aggregation, f"{short}Weighting")(**TORCHJD_DEFAULTS.get(short, {}) | dict(options or {}))
 
 
@@ -174,7 +180,28 @@ def _keyed_call(weighting: Weighting, gramian: Tensor, key: Sequence[int]) -> Te
     "Weights of a TorchJD weighting whose draws depend on the key alone."
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(np.random.default_rng(list(key)).integers(2**62)))
-        return weighting(gramian).to(torch.float64)
+        weights = weighting(gramian).to(torch.float64)
+    if not weights.isfinite().all():
+        raise ValueError(f"Weights must be finite; {weighting} gave {weights.tolist()} for this step's gradients: choose another weighting.")
+    return weights
+
+# %% ../../nbs/api/distill/05_agp.ipynb #d2fc8d31
+def weighting_state(
+    weighting: str | Weighting,  # as a recipe's conflict or stage 2 becomes
+) -> dict[str, Tensor]:
+    "What a weighting remembers; nothing, for most."
+    return dict(weighting.state_dict()) if isinstance(weighting, Weighting) else {}
+
+
+def load_weighting_state(
+    weighting: str | Weighting,  # of the same kind
+    state: Mapping[str, Tensor],  # from `weighting_state`
+) -> None:
+    "Remember that again."
+    if not state: return
+    size = max(len(x) for x in state.values() if x.ndim)  # gradients it has seen
+    _keyed_call(weighting, torch.eye(size, dtype=torch.float64), (0,))  # makes the buffers that belong to this size
+    weighting.load_state_dict(state)
 
 # %% ../../nbs/api/distill/05_agp.ipynb #43f19d13
 @dataclass(frozen=True)

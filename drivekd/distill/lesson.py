@@ -12,7 +12,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from .cache import CachedTeachers
 from .capabilities import Recipe, layer_indices
+from .losses import answer_positions
 from .objective import Signals, listen, mix, sample_losses, shares, student_needs
 from .step import Window
 from .teachers import Teachers
@@ -63,7 +65,7 @@ class Lesson:
     "Student, teachers and recipe, one micro-batch at a time (DESIGN: one sample's way)."
     def __init__(self,
         student,  # `VLM`, its trainable parameters already chosen
-        teachers: Teachers | None,  # None: supervised fine-tuning
+        teachers: Teachers | CachedTeachers | None,  # None: supervised fine-tuning
         recipe: Recipe,
         maps: Projections | None = None,  # from `projections`
     ):
@@ -101,9 +103,9 @@ class Lesson:
     ) -> dict[str, Tensor]:  # term -> loss of each sample [b], neither mixed nor weighted
         "One forward pass and one backward pass per term."
         with autocast(): targets = self.targets(batch)
-        with listen(self.student, self.needs) as shown:
+        with listen(self.student, self.needs, maps=False) as shown:
             with autocast():
-                shown.logits = self.student.model(**batch.model_inputs(), use_cache=False).logits
+                shown.logits = self.student.model(**batch.model_inputs(), logits_to_keep=answer_positions(batch.labels), use_cache=False).logits
                 losses = sample_losses(self.recipe, batch, shown, targets, self.maps)
             check_finite(losses, batch.ids, step)
             parts = shares(self.recipe, batch.capabilities)

@@ -172,7 +172,7 @@ def make_reweighting(
 # %% ../../nbs/api/distill/06_reweighting.ipynb #517f1a7a
 def reweighting_state(reweighting: StaticWeights) -> dict[str, Tensor]:
     "All that a reweighting has learned, as tensors."
-    per_term = {"weights": reweighting.weights}
+    per_term = {"weights": reweighting.weights, "ratios": reweighting.ratios}
     if isinstance(reweighting, NormMatching): per_term |= {"sums": reweighting.sums, "counts": reweighting.counts}
     if isinstance(reweighting, PublishedReweighting): per_term["first_losses"] = reweighting.first_losses
     state = {k: torch.tensor([v.get(name, math.nan) for name in reweighting.static], dtype=torch.float64) for k, v in per_term.items()}
@@ -190,7 +190,7 @@ def load_reweighting_state(
     expected = set(reweighting_state(reweighting)) | {k for k in state if k.startswith("adam.")}
     if set(state) != expected or len(state["weights"]) != len(reweighting.static):
         raise ValueError(f"The saved reweighting has other parts than {type(reweighting).__name__} of {list(reweighting.static)}: resume with the recipe it was saved with.")
-    for key in expected & {"weights", "sums", "counts", "first_losses"}:
+    for key in expected & {"weights", "ratios", "sums", "counts", "first_losses"}:
         setattr(reweighting, key, {name: v for name, v in zip(reweighting.static, state[key].tolist()) if not math.isnan(v)})
     if isinstance(reweighting, PublishedReweighting):
         with torch.no_grad(): reweighting.a.copy_(state["a"])

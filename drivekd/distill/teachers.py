@@ -7,13 +7,14 @@ __all__ = ['Teacher', 'fingerprint', 'Teachers', 'check_teacher', 'check_teacher
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #8b705e65
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import nn
 
 from .capabilities import Recipe, Signal, layer_plan
-from .objective import Signals, listen, needs, shares, target
+from .losses import answer_positions
+from .objective import Needs, Signals, listen, needs, shares, target
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #d6513ac7
 class Teacher:
@@ -25,19 +26,27 @@ class Teacher:
     ):
         self.vlm, self.signals = vlm, dict(signals)
         self.plans = {name: layer_plan(s, n_student, len(vlm.llm_layers)) for name, s in self.signals.items()}
-        self.needs = needs([(s, [t for _, group in self.plans[name] for t in group]) for name, s in self.signals.items()])
         vlm.model.requires_grad_(False).eval()
+
+    def needs(self,
+        names: Iterable[str],  # capabilities
+    ) -> Needs:
+        "Layers that must be run for some capabilities."
+        return needs([(self.signals[name], [t for _, group in self.plans[name] for t in group]) for name in names])
 
     @torch.no_grad()
     def targets(self,
         batch,  # a `Batch`
+        names: Collection[str] | None = None,  # capabilities wanted; None: all of this teacher
     ) -> dict[str, Signals]:  # capability -> target by student layer, on the batch's device
         "One forward pass as short as the signals allow."
+        wanted = {name: s for name, s in self.signals.items() if names is None or name in names}
         device = next(self.vlm.model.parameters()).device
-        with listen(self.vlm, self.needs, stop=True) as shown:
-            out = self.vlm.model(**batch.to(device).model_inputs(), use_cache=False)
+        here = batch.to(device)
+        with listen(self.vlm, self.needs(wanted), stop=True, maps=False) as shown:
+            out = self.vlm.model(**here.model_inputs(), logits_to_keep=answer_positions(here.labels), use_cache=False)
             shown.logits = out.logits  # only reached when logits are needed
-        return {name: _to(target(s, self.plans[name], shown), batch.labels.device) for name, s in self.signals.items()}
+        return {name: _to(target(s, self.plans[name], shown, here), batch.labels.device) for name, s in wanted.items()}
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #df6684ae
 def _to(signals: Signals, device: torch.device) -> Signals:
@@ -77,8 +86,8 @@ class Teachers:
     ) -> dict[str, Signals]:  # capability -> target; only capabilities that take part in this batch
         "What the student is to imitate."
         present = shares(self.recipe, batch.capabilities).keys()
-        found = [t.targets(batch) for t in self.teachers if present & t.signals.keys()]
-        return {name: wanted for targets in found for name, wanted in targets.items() if name in present}
+        found = [t.targets(batch, present) for t in self.teachers if present & t.signals.keys()]
+        return {name: wanted for targets in found for name, wanted in targets.items()}
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #26f72597
 def _groups(prints: Mapping[str, str]) -> list[list[str]]:
