@@ -105,6 +105,12 @@ def test_the_command_prints_every_key(monkeypatch, capsys):
     assert "speedup_cached" in text and "48 tokens" in text
 
 
+def test_growth_is_the_slope_of_the_logarithms():
+    costs = [{"sizes": {"tokens": t}, "seconds": {"a": t**2, "b": 3 * t}, "memory_bytes": {"a": t**1.5}, "flops": {"f": 7}} for t in (300, 600, 1200)]
+    found = cost.exponents(costs)
+    assert found == {"seconds": {"a": pytest.approx(2), "b": pytest.approx(1)}, "memory_bytes": {"a": pytest.approx(1.5)}, "flops": {"f": pytest.approx(0)}}
+
+
 @pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own():
     assert cost.memory_apart("online", "toy", 64, "cpu") >= 0

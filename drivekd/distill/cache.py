@@ -63,13 +63,18 @@ def unpack(
         rows = [p["logits"] if p else like.new_zeros(n, like.shape[-1]) for p, n in zip(packed, places.sum(1).tolist(), strict=True)]
         return Signals(logits=torch.cat(rows).float().to(places.device))
     names = next(list(p) for p in packed if p)
-    return Signals(**{signal.what: {int(n): torch.stack([_spread(p.get(n), at, like) for p, at in zip(packed, places, strict=True)]) for n in names}})
+    return Signals(**{signal.what: {int(n): _spread([p.get(n) for p in packed], places, like.shape[1:]) for n in names}})
 
 
-def _spread(values: Tensor | None, places: Tensor, like: Tensor) -> Tensor:
-    "Stored values at their places, zero elsewhere."
-    out = torch.zeros(*places.shape, *like.shape[1:], device=places.device)
-    if values is not None: out[places] = values.to(out)
+def _spread(
+    values: Sequence[Tensor | None],  # of each sample [n ...]
+    places: Tensor,  # bool [b ...]
+    width: Sequence[int],  # further dimensions of a value
+) -> Tensor:  # float32, zero elsewhere
+    "Stored values at their places."
+    out = torch.zeros(*places.shape, *width, device=places.device)
+    for whole, at, x in zip(out, places.view(*places.shape, *(1 for _ in width)), values, strict=True):
+        if x is not None: whole.masked_scatter_(at.expand_as(whole), x.to(out))
     return out
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #d5ced61a

@@ -63,6 +63,7 @@ class _Sample:
     "One sample of one layer, in the precision of the sums."
     query: Tensor  # scaled [h q d]
     key: Tensor  # [g k d]
+    turned: Tensor  # the keys once more, [g d k]: row after row in memory, as the product with the queries reads them
     mask: Tensor | None  # [1|h q k]
     causal: bool
     lower: bool
@@ -77,7 +78,7 @@ def _samples(layer: QueryKey) -> list[_Sample]:
     scaling = layer.query.shape[-1] ** -0.5 if layer.scaling is None else layer.scaling
     query, key = (layer.query.detach().to(dtype) * scaling).contiguous(), layer.key.detach().to(dtype).contiguous()
     masks = [None] * len(query) if layer.mask is None else layer.mask.expand(len(query), -1, -1, -1)
-    return [_Sample(q, k, m, layer.causal, layer.lower) for q, k, m in zip(query, key, masks, strict=True)]
+    return [_Sample(q, k, k.mT.contiguous(), m, layer.causal, layer.lower) for q, k, m in zip(query, key, masks, strict=True)]
 
 # %% ../../nbs/api/distill/02a_fused.ipynb #650afb44
 def _probabilities(sample: _Sample, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def _probabilities(sample: _Sample, rows: Tensor) -> tuple[Tensor, Tensor]:
     end, groups = rows[-1].item() + 1 if sample.lower else sample.key.shape[1], len(sample.key)
     first, rows = rows[0].item() + 1, rows.to(sample.query.device)
     query = sample.query[:, rows].view(groups, -1, sample.query.shape[-1])
-    scores = torch.bmm(query, sample.key[:, :end].mT).view(len(sample.query), -1, end)
+    scores = torch.bmm(query, sample.turned[:, :, :end]).view(len(sample.query), -1, end)
     if sample.mask is not None: scores += _bias(sample.mask[:, rows, :end], scores.dtype)
     elif sample.causal:  # every row of the block sees what lies in front of the block
         scores[..., first:].masked_fill_(torch.arange(first, end, device=rows.device) > rows[:, None], -torch.inf)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SIZES', 'STEPS', 'Tower', 'Size', 'random_vlm', 'random_batch', 'Bench', 'published', 'online', 'cached', 'sft',
            'floor_cached', 'floor_online', 'compare', 'check_equal', 'measure_times', 'peak_memory', 'memory_of',
-           'memory_apart', 'flops', 'summary', 'versions', 'step_cost', 'as_text', 'parser', 'main']
+           'memory_apart', 'flops', 'summary', 'versions', 'step_cost', 'exponent', 'by_length', 'exponents', 'as_text',
+           'parser', 'main']
 
 # %% ../../nbs/api/study/04_cost.ipynb #f87f68d5
 import argparse
@@ -262,7 +263,7 @@ def memory_of(
 
 def memory_apart(kind: str, preset: str, tokens: int, device: str) -> int:
     "The same in a fresh process."
-    code = f"from dataclasses import replace; from {memory_of.__module__} import SIZES, memory_of; print(memory_of({kind!r}, replace(SIZES[{preset!r}], tokens={tokens}), {device!r}))"
+    code = f"from drivekd.study.cost import *; print(memory_of({kind!r}, replace(SIZES[{preset!r}], tokens={tokens}), {device!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f"Memory of {kind!r} could not be measured, its process ended with: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout.split()[-1])
@@ -331,6 +332,33 @@ def step_cost(
     memory = {kind: memory_apart(kind, preset, size.tokens, device) for kind in ("published", "online", "cached", "sft")}
     return summary(seconds, memory) | {"seconds": seconds, "memory_bytes": memory, "errors": errors, "flops": flops(size), "preset": preset,
             "sizes": asdict(size), "device": device, "threads": torch.get_num_threads(), "repeats": repeats, "versions": versions()}
+
+# %% ../../nbs/api/study/04_cost.ipynb #879dadd7
+def exponent(
+    tokens: Sequence[float],
+    values: Sequence[float],  # seconds, bytes or operations
+) -> float:  # p of values ≈ c · tokensᵖ, least squares
+    "How something grows with the sequence."
+    x, y = (torch.tensor([float(v) for v in vs], dtype=torch.float64).log() for vs in (tokens, values))
+    return (((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()).item()
+
+
+def by_length(
+    lengths: Sequence[int] = (300, 600, 1200, 2400),
+    preset: str = "standard",
+    repeats: int = 1,
+    device: str = "cpu",
+) -> list[dict]:  # `step_cost` of each length
+    "The same bench for several lengths."
+    return [step_cost(preset, tokens, repeats, device) for tokens in lengths]
+
+
+def exponents(
+    costs: Sequence[dict],  # from `by_length`
+) -> dict[str, dict[str, float]]:  # "seconds", "memory_bytes", "flops" -> kind -> exponent
+    "Fitted growth of everything that was measured or counted."
+    tokens = [c["sizes"]["tokens"] for c in costs]
+    return {what: {kind: exponent(tokens, [c[what][kind] for c in costs]) for kind in costs[0][what]} for what in ("seconds", "memory_bytes", "flops")}
 
 # %% ../../nbs/api/study/04_cost.ipynb #528f3ba0
 def as_text(
