@@ -195,8 +195,9 @@ def mean_maps(
     like = samples[0][0].query
     share = like.new_tensor([[(l in group) / len(group) for l in wanted] for group in groups])
     out = like.new_zeros(len(groups), b, q, samples[0][0].key.shape[1])
-    for number, rows in enumerate(region.rows):
-        for block in row_blocks(rows, len(like), samples[0][0].width):
-            means = torch.stack([_probabilities(of[number], block)[0].mean(0) for of in samples])  # [m r c]
-            out[:, number, block.to(like.device), :means.shape[-1]] = (share @ means.flatten(1)).view(-1, *means.shape[1:])
+    with torch.autocast(like.device.type, enabled=False):  # sums stay in float32
+        for number, rows in enumerate(region.rows):
+            for block in row_blocks(rows, len(like), samples[0][0].width):
+                means = torch.stack([_probabilities(of[number], block)[0].mean(0) for of in samples])  # [m r c]
+                out[:, number, block.to(like.device), :means.shape[-1]] = (share @ means.flatten(1)).view(-1, *means.shape[1:])
     return list(out)
