@@ -263,7 +263,7 @@ def memory_of(
 
 def memory_apart(kind: str, preset: str, tokens: int, device: str) -> int:
     "The same in a fresh process."
-    code = f"from drivekd.study.cost import *; print(memory_of({kind!r}, replace(SIZES[{preset!r}], tokens={tokens}), {device!r}))"
+    code = f"from dataclasses import replace; from drivekd.study.cost import SIZES, memory_of; print(memory_of({kind!r}, replace(SIZES[{preset!r}], tokens={tokens}), {device!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f"Memory of {kind!r} could not be measured, its process ended with: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout.split()[-1])
