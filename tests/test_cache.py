@@ -151,7 +151,7 @@ def test_the_trainer_reads_the_second_epoch_and_ends_at_the_same_weights(tmp_pat
         trainer = make(tmp_path / str(len(ends)), target_cache=cache, data=samples(4), max_steps=3)
         passes = []
         for t in trainer.lesson.teachers.teachers if cache is None else trainer.lesson.teachers.teachers.teachers:
-            t.vlm.model.register_forward_pre_hook(lambda *a: passes.append(1))
+            t.vlm.model.register_forward_pre_hook(lambda *a, passes=passes: passes.append(1))
         trainer.train()
         ends.append((len(passes), trainer.model.state_dict()))
     assert ends[0][0] == 9 and ends[1][0] == 3  # three teachers, three epochs of one batch

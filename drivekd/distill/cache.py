@@ -215,7 +215,7 @@ class CachedTeachers:
             values = {f"{name}/{layer}": x.to("cpu", getattr(torch, self.dtype)).contiguous()
                       for name, each in packed.items() if share[name][i] for layer, x in each[i].items()}
             self._path(keys[i]).parent.mkdir(exist_ok=True)
-            _replace(self._path(keys[i]), lambda path: save_file(values, path))
+            _replace(self._path(keys[i]), lambda path, values=values: save_file(values, path))
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #c465079e
 def _read(path: Path) -> dict[str, dict[str, Tensor]]:
