@@ -240,6 +240,7 @@ class See:
         pixels, labels = self.batch(rng)
         return dense_loss(self.heads, image_features(vlm, pixels), labels)
 
+# %% ../../nbs/api/study/02_seeing.ipynb #d98d9898
 def image_features(vlm: VLM, pixels: np.ndarray) -> Tensor:
     "Vision tokens [b, 64, width] of uint8 tiles [b, tile, tile, 3]"
     out = vlm.processor.image_processor(images=list(pixels), do_resize=False, return_tensors="pt", input_data_format="channels_last")
