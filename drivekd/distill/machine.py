@@ -161,7 +161,7 @@ def available_bytes(
 
 def describe_memory(
     parts: Mapping[str, int],  # from `memory_estimate`
-    batch,
+    batch,  # a `Batch`
     device: torch.device,
 ) -> str:
     "One line for people."

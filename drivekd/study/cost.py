@@ -135,8 +135,14 @@ def _drivekd(bench: Bench, teachers: Teachers | CachedTeachers) -> tuple[dict[st
     return losses, window
 
 
-def online(bench: Bench): return _drivekd(bench, bench.teachers)
-def cached(bench: Bench): return _drivekd(bench, CachedTeachers(bench.teachers, bench.folder, bench.student.processor))
+def online(bench: Bench):
+    "Our step, teachers asked every time."
+    return _drivekd(bench, bench.teachers)
+
+
+def cached(bench: Bench):
+    "Our step, targets from disk."
+    return _drivekd(bench, CachedTeachers(bench.teachers, bench.folder, bench.student.processor))
 
 
 def sft(bench: Bench):
@@ -165,10 +171,13 @@ def _teacher_floor(bench: Bench) -> None:
         bench.teacher.model(**bench.batch.model_inputs(), use_cache=False)
 
 
-def floor_cached(bench: Bench): _student_floor(bench)
+def floor_cached(bench: Bench):
+    "What no step with cached targets can undercut."
+    _student_floor(bench)
 
 
 def floor_online(bench: Bench):
+    "What no step that asks its teachers can undercut."
     _teacher_floor(bench)
     _student_floor(bench)
 
