@@ -26,7 +26,7 @@ $(READY): settings.ini setup.py constraints.txt
 	  $(PYTHON) -m venv .venv
 	fi
 	echo "setting up .venv (a few minutes the first time)"
-	.venv/bin/python -m pip install -qq -c constraints.txt -e '.[dev,moo]'
+	.venv/bin/python -m pip install -qq -c constraints.txt -e '.[dev,moo,lora]'
 	touch $@
 
 demo: $(READY) ## distil the miniature driving model: outputs/distill*/report.html
