@@ -104,7 +104,7 @@ class Bench:
         self.teacher = random_vlm(size.teacher, size, seed + 1, device, size.dtype)
         self.vlms = dict.fromkeys(PARITY.terms[1:], self.teacher)
         self.teachers = Teachers(self.vlms, PARITY, size.student.layers)
-        self.folder = folder or tempfile.mkdtemp()
+        self.cache = CachedTeachers(self.teachers, folder or tempfile.mkdtemp(), self.student.processor)
         self.parameters = [p for p in self.student.model.parameters() if p.requires_grad]
         self.order = [2, 0, 1]  # of stage 2
 
@@ -136,13 +136,13 @@ def _drivekd(bench: Bench, teachers: Teachers | CachedTeachers) -> tuple[dict[st
 
 
 def online(bench: Bench):
-    "Our step, teachers asked every time."
+    "Ours, with the teacher in the loop."
     return _drivekd(bench, bench.teachers)
 
 
 def cached(bench: Bench):
-    "Our step, targets from disk."
-    return _drivekd(bench, CachedTeachers(bench.teachers, bench.folder, bench.student.processor))
+    "Ours, with targets read from disk."
+    return _drivekd(bench, bench.cache)
 
 
 def sft(bench: Bench):
@@ -172,12 +172,12 @@ def _teacher_floor(bench: Bench) -> None:
 
 
 def floor_cached(bench: Bench):
-    "What no step with cached targets can undercut."
+    "What nobody can avoid once targets are on disk."
     _student_floor(bench)
 
 
 def floor_online(bench: Bench):
-    "What no step that asks its teachers can undercut."
+    "What nobody can avoid with a teacher in the loop."
     _teacher_floor(bench)
     _student_floor(bench)
 
@@ -265,7 +265,7 @@ def memory_of(
     full, bench.batch = bench.batch, random_batch(replace(size, tokens=32), device)
     STEPS[kind](bench)  # libraries set themselves up
     bench.batch = full
-    if kind == "cached": CachedTeachers(bench.teachers, bench.folder, bench.student.processor).targets(full)
+    if kind == "cached": bench.cache.targets(full)
     bench.clear()
     return peak_memory(lambda: STEPS[kind](bench), device)
 
