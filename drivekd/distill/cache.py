@@ -10,7 +10,6 @@ __all__ = ['log', 'DTYPES', 'pack', 'unpack', 'sample_key', 'processor_digest', 
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 from .capabilities import Signal, check_word
 from .losses import answer_positions, full_pairs, text_to_vision_pairs
 from .objective import Signals, shares
+from .runfiles import write_aside
 from .teachers import Teachers
 
 log = logging.getLogger(__name__)
@@ -136,14 +136,7 @@ def open_folder(
                              f"{', '.join(different)}: name another folder or delete this one.")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(card, lambda path: path.write_text(json.dumps(about, indent=1)))
-
-
-def _replace(path: Path, write) -> None:
-    "Write aside, then rename: a reader never sees half a file."
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    write(aside)
-    os.replace(aside, path)
+    write_aside(card, lambda path: path.write_text(json.dumps(about, indent=1)))
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #67df92a9
 def target_bytes(
@@ -215,7 +208,7 @@ class CachedTeachers:
             values = {f"{name}/{layer}": x.to("cpu", getattr(torch, self.dtype)).contiguous()
                       for name, each in packed.items() if share[name][i] for layer, x in each[i].items()}
             self._path(keys[i]).parent.mkdir(exist_ok=True)
-            _replace(self._path(keys[i]), lambda path, values=values: save_file(values, path))
+            write_aside(self._path(keys[i]), lambda path, values=values: save_file(values, path))
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #c465079e
 def _read(path: Path) -> dict[str, dict[str, Tensor]]:

@@ -57,9 +57,9 @@ class Window:
         self.method, self.stage2 = (torchjd_weighting(name, recipe.conflict_options) if name.startswith("torchjd:") else name
                                     for name in (recipe.conflict, recipe.stage2))
         self.total: Grads | None = None
-        self._clear()
+        self.forget()
 
-    def _clear(self) -> None:
+    def forget(self) -> None:
         "Forget the terms' gradients; the total stays."
         self.buffers: dict[str, Grads] = {}
         self.losses: dict[str, Tensor] = {}
@@ -95,7 +95,7 @@ class Window:
                                    key=(self.seed, *key), options=r.conflict_options)
         self.total = grads if self.total is None else [_sum(a, b) for a, b in zip(self.total, grads, strict=True)]
         outcome = _outcome(self, names, telemetry)
-        self._clear()
+        self.forget()
         return outcome
 
     def finish(self) -> None:

@@ -153,7 +153,7 @@ class MultiLossTrainer(LessonTrainer):
 
     def _skip(self) -> None:
         "Forget a window that overflowed; the infinities make `GradScaler` skip the step and lower the scale."
-        self.window._clear()
+        self.window.forget()
         self.overflow, self.window.total = True, [torch.full_like(p, torch.inf) for p in self.window.parameters]
 
     def _finish(self, scale: float) -> None:

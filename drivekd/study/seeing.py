@@ -26,6 +26,7 @@ from ..data.questions import clear, name, questions
 from ..data.render import grid_labels, look
 from ..data.traffic import COLORS, KINDS, SPEEDS, STEERING, VEHICLES, simulate
 from ..data.world import scenario_seed
+from ..distill.runfiles import write_aside
 from ..models.loading import VLM
 from ..models.miniature import TILE
 
@@ -61,21 +62,23 @@ def collect(
         arrays = load_file(files[0])
         return Pool(arrays["pixels"], arrays["cells"], json.loads(files[1].read_text()))
     pool = Pool(np.zeros((scenes, 6, TILE, TILE, 3), np.uint8), np.zeros((scenes, 6, 8, 8), np.int16), [])
-    for n in tqdm(range(scenes), desc=f"{split} scenes"):
-        scene = simulate(scenario_seed(split, seed), n)
-        views = look(scene)
-        for c, camera in enumerate(CAMERAS):
-            pool.pixels[n, c] = views[camera].image.resize((TILE, TILE), Image.Resampling.BICUBIC)
-            pool.cells[n, c] = grid_labels(scene, views[camera].ids)
-        pool.scenes.append(describe(scene, views))
-    if files:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        aside = [f.with_suffix(".part") for f in files]  # an interrupted write leaves nothing that looks complete
-        save_file(dict(pixels=pool.pixels, cells=pool.cells), aside[0])
-        aside[0].rename(files[0])
-        aside[1].write_text(json.dumps(pool.scenes, default=lambda o: o.item()))
-        aside[1].rename(files[1])
+    for n in tqdm(range(scenes), desc=f"{split} scenes"): _draw(pool, n, simulate(scenario_seed(split, seed), n))
+    if files: _keep(pool, *files)
     return pool
+
+def _draw(pool: Pool, n: int, scene) -> None:
+    "Put a scene into the pool's n-th place"
+    views = look(scene)
+    for c, camera in enumerate(CAMERAS):
+        pool.pixels[n, c] = views[camera].image.resize((TILE, TILE), Image.Resampling.BICUBIC)
+        pool.cells[n, c] = grid_labels(scene, views[camera].ids)
+    pool.scenes.append(describe(scene, views))
+
+def _keep(pool: Pool, arrays: Path, truth: Path) -> None:
+    "Write both files; an interrupted write leaves nothing that looks complete"
+    arrays.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(arrays, lambda aside: save_file(dict(pixels=pool.pixels, cells=pool.cells), aside))
+    write_aside(truth, lambda aside: aside.write_text(json.dumps(pool.scenes, default=lambda o: o.item())))
 
 # %% ../../nbs/api/study/02_seeing.ipynb #d683e819
 def merged(
@@ -201,7 +204,7 @@ class See:
     def __init__(
         self,
         pool: Pool,
-        batch_size: int = 12, # small batches: measured five times as fast as batches of 64 to the same accuracy
+        batch_size: int = 12, # pictures
         mosaics: int = 5, # of the batch; the others are whole pictures
     ):
         self.pool, self.labels, self.batch_size, self.mosaics = pool, dense_labels(pool), batch_size, mosaics
