@@ -324,14 +324,15 @@ def test_looking_is_the_cross_entropy_of_the_first_half_of_the_heads():
 def test_plain_choices_have_one_right_option_and_say_its_words(pool, rng):
     letters, keys = Counter(), set()
     for n, c, box in shown(pool) * 3:
-        question, answer = plain_choice(pool.scenes[n], box, c, rng)
+        question, answer = plain_choice(pool.scenes[n], box, c, rng, ("color", "kind", "status"))
         thing, found = pool.scenes[n]["things"][box["thing"]], options(question.split(": ", 1)[1])
-        key = "color" if "colour" in question else "kind"
+        key = "color" if "colour" in question else "status" if "status" in question else "kind"
+        assert key != "status" or (thing["kind"] in VEHICLES and box["lit"])
         (letter,) = (l for l, option in found.items() if answer == f"Final: {option}")
         assert len(set(found.values())) == 4 and found[letter] == thing[key].capitalize() + "."
         letters[letter] += 1
         keys.add(key)
-    assert set(letters) == set("ABCD") and keys == {"color", "kind"}
+    assert set(letters) == set("ABCD") and keys == {"color", "kind", "status"}
 
 
 def test_shuffled_options_stay_the_same_and_the_right_one_moves_to_every_letter(pool, rng):
