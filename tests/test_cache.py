@@ -97,6 +97,13 @@ def test_a_cache_of_something_else_is_refused_by_name(tmp_path, change, named):
     with pytest.raises(ValueError, match=rf"differs in {named}: name another folder"): CachedTeachers(folder=tmp_path, **base | change)
 
 
+@pytest.mark.parametrize(("first", "second"), [("identity", "default"), ("default", "identity")])
+def test_a_cache_filled_under_another_mixing_is_refused(tmp_path, first, second):
+    recipes = {"default": PRESETS["agp"], "identity": with_options("agp", mixing="identity")}
+    CachedTeachers(teachers(recipes[first]), tmp_path).targets(collate(samples(2, tuple(CAPABILITIES))))
+    with pytest.raises(ValueError, match="differs in taught"): CachedTeachers(teachers(recipes[second]), tmp_path)
+
+
 def test_an_unknown_precision_is_refused(tmp_path):
     with pytest.raises(ValueError, match="float16"): CachedTeachers(teachers(PRESETS["agp"]), tmp_path, dtype="int8")
 
@@ -140,7 +147,7 @@ def test_nothing_half_written_is_ever_read(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"): cached.targets(batch)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert cached.targets(batch).keys() == set(CAPABILITIES)
-    assert set(json.loads((tmp_path / "cache.json").read_text())) == {"version", "teachers", "processor", "signals", "dtype"}
+    assert set(json.loads((tmp_path / "cache.json").read_text())) == {"version", "teachers", "processor", "signals", "taught", "dtype"}
 
 
 def test_the_trainer_reads_the_second_epoch_and_ends_at_the_same_weights(tmp_path):

@@ -424,27 +424,27 @@ TASKS = {"see": lambda pool: See(pool, 4, 2), "point": lambda pool: Point(pool, 
          "answer": lambda pool: Answer(pool, batch_size=3)}
 
 
-class Interrupted:
-    "A task that fails at its n-th loss."
-    def __init__(self, task, after): self.task, self.left = task, after
-    def modules(self, vlm): return self.task.modules(vlm)
-    def loss(self, vlm, rng):
-        self.left -= 1
-        if self.left < 0: raise KeyboardInterrupt
-        return self.task.loss(vlm, rng)
+def interrupted(task, after):
+    "The same task, except that it fails at its n-th loss."
+    losses = iter([task.loss] * after)
+    def loss(vlm, rng):
+        if not (whole := next(losses, None)): raise KeyboardInterrupt
+        return whole(vlm, rng)
+    task.loss = loss
+    return task
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_interrupted_training_ends_at_the_same_weights(pool, processor, student, tmp_path, name):
     straight = train(fresh(processor, student), TASKS[name](pool), 4, tmp_path / "straight", save_every=2)
     torch.manual_seed(7)  # another process starts from another random state
-    with pytest.raises(KeyboardInterrupt): train(fresh(processor, student), Interrupted(TASKS[name](pool), 3), 4, tmp_path / "broken", save_every=2)
-    resumed = train(fresh(processor, student, seed=9), TASKS[name](pool), 4, tmp_path / "broken", save_every=2)
+    with pytest.raises(KeyboardInterrupt): train(fresh(processor, student), interrupted(TASKS[name](pool), 3), 4, tmp_path / "broken", save_every=2)
+    resumed = train(fresh(processor, student), TASKS[name](pool), 4, tmp_path / "broken", save_every=2)
     assert same(state(straight), state(resumed)) and not same(state(straight), state(fresh(processor, student)))
 
 
 def test_the_log_of_an_interrupted_training_has_every_step_once(pool, processor, student, tmp_path):
-    with pytest.raises(KeyboardInterrupt): train(fresh(processor, student), Interrupted(TASKS["point"](pool), 3), 4, tmp_path, save_every=2)
+    with pytest.raises(KeyboardInterrupt): train(fresh(processor, student), interrupted(TASKS["point"](pool), 3), 4, tmp_path, save_every=2)
     train(fresh(processor, student), TASKS["point"](pool), 4, tmp_path, save_every=2)
     assert [json.loads(line)["step"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
@@ -466,23 +466,34 @@ def test_training_learns(pool, processor, student, tmp_path):
 
 class Broken:
     "A task whose loss is what it is told, times one weight."
-    def __init__(self, value): self.value = value
+    def __init__(self, pool, value): self.pool, self.value = pool, value
     def modules(self, vlm): return nn.ModuleList([vlm.model.lm_head])
     def loss(self, vlm, rng): return vlm.model.lm_head.weight[0, 0] * self.value
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_before_it_harms(processor, student, tmp_path, value):
+def test_a_loss_that_is_not_finite_stops_before_it_harms(pool, processor, student, tmp_path, value):
     vlm = fresh(processor, student)
     before = state(vlm)
-    with pytest.raises(FloatingPointError, match="finite"): train(vlm, Broken(value), 3, tmp_path)
+    with pytest.raises(FloatingPointError, match="finite"): train(vlm, Broken(pool, value), 3, tmp_path)
     assert same(before, state(vlm)) and not (tmp_path / "state.pt").exists()
 
 
 def test_finished_stages_are_read_back_and_the_unfinished_one_goes_on(pool, processor, student, tmp_path):
-    def forbidden(pool): return Interrupted(TASKS["point"](pool), 0)
+    def forbidden(pool): return interrupted(TASKS["point"](pool), 0)
     first, second = (Stage(name, TASKS["point"], steps, 1e-3) for name, steps in (("one", 2), ("two", 3)))
     taught = teach(fresh(processor, student), [first, second], pool, tmp_path)
-    read = teach(fresh(processor, student, seed=9), [replace(first, task=forbidden), replace(second, task=forbidden)], pool, tmp_path)
+    read = teach(fresh(processor, student), [replace(first, task=forbidden), replace(second, task=forbidden)], pool, tmp_path)
     assert same(state(taught), state(read)) and {p.name for p in tmp_path.iterdir()} == {"one", "two"}
     with pytest.raises(KeyboardInterrupt): teach(fresh(processor, student), [first, replace(second, name="three", task=forbidden)], pool, tmp_path)
+
+
+@pytest.mark.parametrize(("named", "change"), [
+    ("start", dict(start=1)), ("steps", dict(steps=3)), ("learning_rate", dict(learning_rate=2e-3)), ("seed", dict(seed=1)), ("plain", dict(plain=.1)), ("scenes", dict(cut=3))])
+def test_a_stage_of_something_else_is_refused_by_name(pool, processor, student, tmp_path, named, change):
+    def begin(start=0, steps=2, learning_rate=1e-3, seed=0, plain=.3, cut=None):
+        scenes = replace(pool, pixels=pool.pixels[:cut], cells=pool.cells[:cut], scenes=pool.scenes[:cut])
+        return train(fresh(processor, student, start), Point(scenes, 2, plain), steps, tmp_path, learning_rate, seed)
+    begun = state(begin())
+    with pytest.raises(ValueError, match=rf"was begun with {named} .* \(found .*\): give the same again or remove the folder"): begin(**change)
+    assert same(begun, state(begin()))

@@ -120,7 +120,8 @@ def identity(
     check_word("dtype of a target cache", dtype, DTYPES)
     signals = {name: {"what": s.what, "region": s.region, "plan": [[s, list(group)] for s, group in t.plans[name]]}
                for t in teachers.teachers for name, s in t.signals.items()}
-    return {"version": 1, "teachers": teachers.fingerprints, "processor": processor_digest(processor), "signals": signals, "dtype": dtype}
+    taught = {c.name: [name for name, (share,) in shares(teachers.recipe, [c.name]).items() if share and name in signals] for c in teachers.recipe.capabilities}
+    return {"version": 1, "teachers": teachers.fingerprints, "processor": processor_digest(processor), "signals": signals, "taught": taught, "dtype": dtype}
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #164b0d8c
 def open_folder(
@@ -132,7 +133,7 @@ def open_folder(
     if card.exists():
         found = json.loads(card.read_text())
         if different := [k for k in about if found.get(k) != about[k]]:
-            raise ValueError(f"A target cache serves the teachers, processor, layers and precision it was written for; {folder} differs in "
+            raise ValueError(f"A target cache serves the teachers, processor, layers, mixing and precision it was written for; {folder} differs in "
                              f"{', '.join(different)}: name another folder or delete this one.")
         return
     folder.mkdir(parents=True, exist_ok=True)

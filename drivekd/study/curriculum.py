@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ASK', 'ASK_STATUS', 'PLAIN', 'LOOKING', 'FINE', 'Lesson', 'conversation', 'first_line', 'after_tags',
            'learned_logits', 'points', 'lettered', 'plain_choice', 'place_shares', 'looking_loss', 'Point', 'shuffled',
-           'Answer', 'choice_accuracy', 'train', 'Stage', 'teach', 'world_texts']
+           'Answer', 'choice_accuracy', 'train', 'identity', 'Stage', 'teach', 'world_texts']
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #dda44f5d
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from ..data.records import VQARecord
 from ..data.traffic import COLORS, KINDS, MOVING_STATUS, VEHICLES
 from ..distill.hooks import QueryKey, capture_hidden, capture_query_key
 from ..distill.runfiles import trim_telemetry, write_aside
+from ..distill.teachers import fingerprint
 from ..models.batching import Batcher, covered, pad
 from ..models.loading import VLM
 from .seeing import Pool, See, image_features, shown, showing
@@ -187,7 +189,7 @@ class Point:
         statuses: float = .35, # share of points that are asked for their status alone
         about: Sequence[str] = ("color", "kind"), # see `plain_choice`
     ):
-        self.pool, self.batch_size, self.plain, self.statuses, self.about, self.pictures = pool, batch_size, plain, statuses, about, showing(pool)
+        self.pool, self.batch_size, self.plain, self.statuses, self.about, self.pictures = pool, batch_size, plain, statuses, tuple(about), showing(pool)
         self.boxes = defaultdict(list)
         for n, c, box in shown(pool): self.boxes[n, c].append(box)
 
@@ -243,12 +245,12 @@ class Answer:
         self,
         pool: Pool,
         capabilities: Sequence[str] = ("perception", "reasoning", "planning"),
-        batch_size: int = 16, # questions about one picture; a third as many about six
+        batch_size: int = 8, # questions about one picture; a third as many about six
         open_share: float = .1, # batches of questions without options
         whole: float = .3, # batches that learn whole answers; the others learn the option
         front: float = 0., # batches about six pictures that show the first alone
     ):
-        self.pool, self.batch_size, self.open_share, self.whole, self.front = pool, batch_size, open_share, whole, front
+        self.pool, self.capabilities, self.batch_size, self.open_share, self.whole, self.front = pool, tuple(capabilities), batch_size, open_share, whole, front
         self.asked = {True: defaultdict(dict), False: defaultdict(dict)}  # with options, kind, right answer: (scene, question)
         for n, scene in enumerate(pool.scenes):
             for q in scene["questions"]:
@@ -329,21 +331,23 @@ def train(
     "Train a model on a task with AdamW; resumes from `folder`"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    about = identity(vlm, task, steps, learning_rate, seed)
     vlm.model.requires_grad_(False)
     modules = task.modules(vlm).requires_grad_(True)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=learning_rate, weight_decay=.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=.1)
-    first = _resume(folder, steps, vlm, modules, optimizer, schedule)
+    parts = dict(model=vlm.model, modules=modules, optimizer=optimizer, schedule=schedule)
+    first = _resume(folder, about, parts)
     trim_telemetry(folder / "losses.jsonl", first)
     bar = tqdm(range(first, steps), desc=f"{type(task).__name__.lower()} {folder.name}", initial=first, total=steps)
     for step in bar:
         loss = _step(vlm, task, modules, optimizer, np.random.default_rng([seed, step]))
         schedule.step()
         bar.set_postfix(loss=f"{loss:.3f}")
-        last = step + 1 == steps
-        extra = report() if report and (last or (step + 1) % save_every == 0) else {}
+        saving = step + 1 == steps or (step + 1) % save_every == 0
+        extra = report() if report and saving else {}
         with open(folder / "losses.jsonl", "a") as log: log.write(json.dumps(dict(step=step + 1, loss=loss, **extra)) + "\n")
-        if last or (step + 1) % save_every == 0: _save(folder, step + 1, vlm, modules, optimizer, schedule)
+        if saving: _save(folder, step + 1, about, parts)
     return vlm
 
 def _step(vlm: VLM, task, modules: nn.Module, optimizer, rng: np.random.Generator) -> float:
@@ -361,18 +365,25 @@ def _finite(what: str, value: Tensor) -> Tensor:
     return value
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #9a08c1e3
-def _save(folder: Path, step: int, vlm: VLM, modules: nn.Module, optimizer, schedule) -> None:
+def identity(vlm: VLM, task: See | Point | Answer, steps: int, learning_rate: float, seed: int) -> dict: # plain data
+    "What the result of a stage depends on, besides the code"
+    options = {name: value for name, value in vars(task).items() if isinstance(value, (int, float, tuple))}
+    scenes = hashlib.sha256(task.pool.cells.tobytes() + task.pool.pixels[0].tobytes()).hexdigest()
+    return dict(start=fingerprint(vlm.model), scenes=scenes, steps=steps, learning_rate=learning_rate, seed=seed, **options)
+
+def _save(folder: Path, step: int, about: dict, parts: dict) -> None:
     "The checkpoint; an interrupted write leaves the last one whole"
-    state = dict(step=step, model=vlm.model.state_dict(), modules=modules.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
+    state = dict(step=step, about=about) | {name: part.state_dict() for name, part in parts.items()}
     write_aside(folder / "state.pt", lambda aside: torch.save(state, aside))
 
-def _resume(folder: Path, steps: int, vlm: VLM, modules: nn.Module, optimizer, schedule) -> int:
+def _resume(folder: Path, about: dict, parts: dict) -> int:
     "Load the checkpoint if there is one; the step to go on from"
     if not (folder / "state.pt").exists(): return 0
     state = torch.load(folder / "state.pt", weights_only=True)  # tensors and numbers only, no pickled code
-    begun = state["schedule"]["total_steps"]
-    if begun != steps: raise ValueError(f"A stage goes on with the number of steps it was begun with, {begun} in {folder}; found {steps}; give {begun} or remove the folder.")
-    for part, value in ((vlm.model, "model"), (modules, "modules"), (optimizer, "optimizer"), (schedule, "schedule")): part.load_state_dict(state[value])
+    begun = state["about"]
+    if different := [f"{k} {begun.get(k)} (found {about[k]})" for k in about if begun.get(k) != about[k]]:
+        raise ValueError(f"A stage goes on as it was begun; {folder} was begun with {', '.join(different)}: give the same again or remove the folder.")
+    for name, part in parts.items(): part.load_state_dict(state[name])
     return state["step"]
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #02b228eb
