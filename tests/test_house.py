@@ -102,8 +102,9 @@ def family_words(path: Path) -> list[str]:
     "Names of model families that code could ask about: whole strings and attributes, not prose."
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     words = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str) and " " not in n.value]
-    words += [n.attr for n in nodes if isinstance(n, ast.Attribute)]
-    return [word for word in words if re.search(r"internvl|qwen|mllama|llava|^model_type$", word, re.I)]
+    words += [n.attr for n in nodes if isinstance(n, ast.Attribute)] + [n.id for n in nodes if isinstance(n, ast.Name)]
+    words += [alias.name for n in nodes if isinstance(n, ast.ImportFrom) for alias in n.names]
+    return [word for word in words if re.search(r"internvl|qwen|mllama|llava|^(model_type|vision_tower|multi_modal_projector|get_image_features|mm_encoder_outputs|image_token_id)$", word, re.I)]
 
 
 # builds the miniature from configs of its family, so it names that family; nothing else may

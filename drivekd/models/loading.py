@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from .families import InternVL, family_of
+from .families import Family, family_of
 
 # %% ../../nbs/api/models/02_loading.ipynb #a951e7ba
 @dataclass
@@ -23,7 +23,7 @@ class VLM:
     "A vision-language model with its processor and its family"
     model: PreTrainedModel
     processor: object # the family's transformers processor
-    family: InternVL
+    family: Family
     name: str = "" # where it came from
 
     @property
@@ -87,7 +87,7 @@ def _reading(part: str, source: str) -> Iterator[None]:
         reason = str(e).split("\n")[0].split(". ")[0]
         raise OSError(f"The {part} of checkpoint {source} cannot be read ({type(e).__name__}: {reason}); save or download it again.") from e
 
-def _load_processor(source: str, family: InternVL) -> object:
+def _load_processor(source: str, family: Family) -> object:
     "Tokenizer, image processor and chat template of a checkpoint"
     with _reading("processor", source):
         processor = family.processor_class.from_pretrained(source, trust_remote_code=False)

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.cameras import CAMERAS, parse_tags
 from ..data.formats import PLACEHOLDER, Turn
@@ -89,9 +88,9 @@ def learned_logits(
     ids = pad([l.input_ids for l in lessons], tokenizer.pad_token_id, "right")
     mask = pad([torch.ones_like(l.input_ids) for l in lessons], 0, "right")
     targets = pad([l.labels for l in lessons], -100, "right")[:, 1:]
-    pictures = {} if features is None else dict(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)})
+    pictures = {} if features is None else vlm.family.seen(features)
     hidden = vlm.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **pictures).last_hidden_state[:, :-1]
-    return vlm.model.lm_head(hidden[targets >= 0]), targets[targets >= 0]
+    return vlm.model.get_output_embeddings()(hidden[targets >= 0]), targets[targets >= 0]
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #e29c4317
 ASK, ASK_STATUS = "Name what is at each point.", "Name the status at each point."
@@ -198,7 +197,7 @@ class Point:
         self.batcher = Batcher(vlm)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a resumed run must start from the same heads
-            self.heads = nn.ModuleList([nn.Linear(vlm.model.config.text_config.hidden_size, FINE) for _ in range(2)])
+            self.heads = nn.ModuleList([nn.Linear(vlm.model.config.get_text_config().hidden_size, FINE) for _ in range(2)])
         return nn.ModuleList([vlm.family.language_model(vlm.model), self.heads])
 
     def lesson(self, n: int, c: int, rng: np.random.Generator) -> Lesson:

@@ -213,7 +213,7 @@ class See:
 
     def modules(self, vlm: VLM) -> nn.Module:
         "What trains: tower, projector and heads"
-        width = vlm.model.config.text_config.hidden_size
+        width = vlm.model.config.get_text_config().hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a resumed run must start from the same heads
             self.heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in HEADS.items()})
@@ -247,7 +247,7 @@ class See:
 def image_features(vlm: VLM, pixels: np.ndarray) -> Tensor:
     "Vision tokens [b, 64, width] of uint8 tiles [b, tile, tile, 3]"
     out = vlm.processor.image_processor(images=list(pixels), do_resize=False, return_tensors="pt", input_data_format="channels_last")
-    return vlm.model.model.get_image_features(out["pixel_values"]).pooler_output
+    return vlm.family.vision_tokens(vlm.model, out["pixel_values"])
 
 def dense_loss(heads: nn.ModuleDict, features: Tensor, labels: dict[str, Tensor]) -> Tensor:
     "Sum of the heads' cross-entropies; empty tokens count a tenth, because nine in ten are empty"
