@@ -24,6 +24,7 @@ from drivekd.models.miniature import build_miniature
 from drivekd.study.curriculum import (
     Answer,
     Point,
+    Refine,
     Stage,
     choice_accuracy,
     conversation,
@@ -421,7 +422,7 @@ def test_choices_are_scored_by_all_words_of_the_right_option(pool, student, monk
 # training
 
 TASKS = {"see": lambda pool: See(pool, 4, 2), "point": lambda pool: Point(pool, 2),
-         "answer": lambda pool: Answer(pool, batch_size=3)}
+         "answer": lambda pool: Answer(pool, batch_size=3), "refine": lambda pool: Refine(pool, batch_size=3)}
 
 
 def interrupted(task, after):
@@ -449,7 +450,7 @@ def test_the_log_of_an_interrupted_training_has_every_step_once(pool, processor,
     assert [json.loads(line)["step"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("name", "moves"), [("see", ("vision_tower", "projector")), ("answer", ("language_model",)), ("point", ("language_model",))])
+@pytest.mark.parametrize(("name", "moves"), [("see", ("vision_tower", "projector")), ("answer", ("language_model",)), ("point", ("language_model",)), ("refine", ("vision_tower", "projector", "language_model"))])
 def test_a_task_trains_what_it_says_and_nothing_else(pool, processor, student, tmp_path, name, moves):
     vlm = fresh(processor, student)
     before = state(vlm)

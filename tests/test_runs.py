@@ -170,7 +170,7 @@ def test_the_miniatures_are_taught_examined_and_shipped(tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.chdir(tmp_path)
     out, ship = tmp_path / "run", tmp_path / "ship"
-    steps = dict(student_steps="1 1", teacher_steps="1 1 1", perception_steps=1, reasoning_steps=1, planning_steps=1)
+    steps = dict(student_steps="1 1", teacher_steps="1 1 1", perception_steps="1 1", reasoning_steps="1", planning_steps="1")
     small = dict(work=str(tmp_path / "work"), ship=str(ship), worlds=2, scenes=3, validation=3, exam_frames=3, exam_questions=2) | steps
     play("teach", out, monkeypatch, **small)
     names = ["student", *(f"teacher_{c}" for c in CAPABILITIES)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASK', 'ASK_STATUS', 'PLAIN', 'LOOKING', 'FINE', 'Lesson', 'conversation', 'first_line', 'after_tags',
            'learned_logits', 'points', 'lettered', 'plain_choice', 'place_shares', 'looking_loss', 'Point', 'shuffled',
-           'Answer', 'choice_accuracy', 'train', 'identity', 'Stage', 'teach', 'world_texts']
+           'Answer', 'Refine', 'choice_accuracy', 'train', 'identity', 'Stage', 'teach', 'world_texts']
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #dda44f5d
 import hashlib
@@ -260,13 +260,13 @@ class Answer:
         self.batcher, self.features = Batcher(vlm), {}
         return vlm.family.language_model(vlm.model)
 
-    def feature(self, vlm: VLM, scene: int, cameras: Sequence[int]) -> Tensor: # [pictures, 64, width]
-        "Frozen vision tokens of some pictures of a scene, kept in half precision"
-        missing = [c for c in cameras if (scene, c) not in self.features]
-        if missing:
-            with torch.no_grad(): new = image_features(vlm, self.pool.pixels[scene, missing])
-            self.features.update({(scene, c): f.half() for c, f in zip(missing, new)})
-        return torch.stack([self.features[scene, c] for c in cameras]).float()
+    def seen(self, vlm: VLM, lessons: Sequence[Lesson]) -> Tensor: # [pictures, 64, width]
+        "Frozen vision tokens of all pictures, kept in half precision"
+        pictures = [(l.scene, c) for l in lessons for c in l.cameras]
+        if missing := sorted(set(pictures) - self.features.keys()):
+            with torch.no_grad(): new = image_features(vlm, self.pool.pixels[tuple(zip(*missing))])
+            self.features.update(zip(missing, new.half()))
+        return torch.stack([self.features[picture] for picture in pictures]).float()
 
     def lessons(self, rng: np.random.Generator) -> list[Lesson]:
         "A batch of one kind of question, right answers drawn evenly"
@@ -284,12 +284,24 @@ class Answer:
     def loss(self, vlm: VLM, rng: np.random.Generator) -> Tensor:
         "Loss of one random batch"
         lessons = self.lessons(rng)
-        return F.cross_entropy(*learned_logits(vlm, lessons, torch.cat([self.feature(vlm, l.scene, l.cameras) for l in lessons])))
+        return F.cross_entropy(*learned_logits(vlm, lessons, self.seen(vlm, lessons)))
 
 def _truth(question: dict) -> str:
     "What answers are drawn evenly by: the right option, yes or no, or nothing"
     if question["options"]: return question["options"][question["correct"]]
     return question["answer"] if question["answer"] in ("Yes.", "No.") else ""
+
+# %% ../../nbs/api/study/02a_curriculum.ipynb #78d3ec89
+class Refine(Answer):
+    "The same questions; the tower learns along"
+    def modules(self, vlm: VLM) -> nn.Module:
+        "What trains: the whole model"
+        super().modules(vlm)
+        return vlm.model
+
+    def seen(self, vlm: VLM, lessons: Sequence[Lesson]) -> Tensor: # [pictures, 64, width]
+        "Vision tokens of all pictures, with their gradients"
+        return image_features(vlm, np.concatenate([self.pool.pixels[l.scene, l.cameras] for l in lessons]))
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #288ca545
 def choice_accuracy(
