@@ -1,4 +1,4 @@
-"Claims about capabilities, layers, mixing and recipes (METHOD sections 2 and 3, table 3)."
+"Claims about capabilities, layers, mixing and recipes (arXiv 2601.21288, table 3)."
 import pytest
 import yaml
 from hypothesis import given
@@ -53,7 +53,7 @@ def test_layers_a_model_lacks_are_refused(layers, n):
 
 
 def published_groups(k: int, m: int) -> list[tuple[int, ...]]:
-    "The rule of METHOD section 2, word by word."
+    "The published layer-group matching, word by word."
     g = max(1, m - k + 1)
     return [tuple(range(min(i, m - g), min(i, m - g) + g)) for i in range(k)]
 

@@ -111,7 +111,7 @@ def project_followers(
     pairs: Sequence[Pair],  # n pairs of rows
     mode: str = "asymmetric",  # "symmetric": the anchor gives way to each follower too; "none"
 ) -> tuple[Tensor, Tensor, Tensor]:  # anchors [n s k], followers [n s k] as coefficients; fired [n] bool
-    "Stage 1 of AGP (METHOD section 4); `symmetric` is PCGrad of each pair, our choice for a baseline."
+    "Stage 1 of AGP (arXiv 2601.21288); `symmetric` is PCGrad of each pair, our choice for a baseline."
     check_word("stage1", mode, OPTIONS["stage1"])
     anchors, followers = grams.new_zeros(2, len(pairs), *present.shape)
     fired = torch.zeros(len(pairs), dtype=torch.bool)
@@ -138,7 +138,7 @@ def project_merged(
     merged: Tensor,  # [n s k] coefficients
     permutation: Sequence[int],  # order of the n merged gradients
 ) -> tuple[Tensor, Tensor]:  # projected [n s k]; fired [n n] bool: row i was projected off row j
-    "Stage 2 of AGP (METHOD section 4)."
+    "Stage 2 of AGP (arXiv 2601.21288)."
     norms = inner_products(merged, grams).diagonal()
     # a sum that cancelled to rounding error has no direction to project off
     alive = norms > 1e-14 * torch.einsum("isk,skk->i", merged.square(), grams)
@@ -287,7 +287,7 @@ def agp_weights(
     key: Sequence[int] = (0, 0),  # (seed, step)
     options: Mapping[str, object] | None = None,  # arguments of a TorchJD weighting
 ) -> tuple[Tensor, Telemetry]:  # weights like the Gram's rows: [k] or [s k] float64 on the CPU
-    "Weights of the gradients that AGP combines (METHOD section 4), and what happened."
+    "Weights of the gradients that AGP combines (arXiv 2601.21288), and what happened."
     check_word("ce_count", ce_count, OPTIONS["ce_count"])
     grams, present, terms, rows = _active(gram, terms, present, anchor)
     pairs = pair_rows(terms, anchor)
@@ -383,7 +383,7 @@ def resolve(
 
 # %% ../../nbs/api/distill/05_agp.ipynb #1ddae227
 class AGPWeighting(Weighting, Stateful):
-    "Weights of AGP from a Gram matrix, row 0 the anchor (METHOD section 4)."
+    "Weights of AGP from a Gram matrix, row 0 the anchor (arXiv 2601.21288)."
 
     def __init__(self, support: str = "exact", seed: int = 0, terms: Sequence[str | None] | None = None, **options):
         super().__init__()
