@@ -293,17 +293,28 @@ def agp_weights(
     pairs = pair_rows(terms, anchor)
     anchors, followers, fired1 = project_followers(grams, present, list(pairs.values()), stage1)
     merged = anchors + followers
-    order = list(keyed_permutation(len(pairs), key) if permutation is None else permutation)
-    if sorted(order) != list(range(len(pairs))):
-        raise ValueError(f"permutation must order the {len(pairs)} merged gradients {list(pairs)} by number, found {order}.")
+    order = _order(list(pairs), permutation, key)
     projected, fired2 = _second_stage(grams, merged, stage2, order, key, options)
     weights = projected.sum(0) - (_surplus(list(pairs.values()), grams[:, 0]) if ce_count == "once" else 0)
     telemetry = _telemetry(grams, terms, pairs, followers, merged, projected, weights, fired1, fired2, order)
-    spread = torch.zeros(gram.shape[:-1], dtype=torch.float64)
-    spread[..., rows] = weights if gram.ndim == 3 else weights[0]
-    return spread, telemetry
+    return _at_rows(weights, rows, gram), telemetry
 
 # %% ../../nbs/api/distill/05_agp.ipynb #01348802
+def _order(merged: Sequence[str], permutation: Sequence[int] | None, key: Sequence[int]) -> list[int]:
+    "The order of stage 2: as given, or drawn by `key`."
+    order = list(keyed_permutation(len(merged), key) if permutation is None else permutation)
+    if sorted(order) != list(range(len(merged))):
+        raise ValueError(f"permutation must order the {len(merged)} merged gradients {list(merged)} by number, found {order}; leave it out to have one drawn.")
+    return order
+
+
+def _at_rows(weights: Tensor, rows: Sequence[int], gram: Tensor) -> Tensor:  # like the Gram's rows
+    "Weights of the present terms at their rows; absent terms have none."
+    spread = torch.zeros(gram.shape[:-1], dtype=torch.float64)
+    spread[..., rows] = weights if gram.ndim == 3 else weights[0]
+    return spread
+
+
 def _active(gram: Tensor, terms, present, anchor: str) -> tuple[Tensor, Tensor, tuple[str, ...], list[int]]:
     "Gram and support of the present terms, with their names and row numbers."
     grams = gram.detach().to("cpu", torch.float64).reshape(-1, *gram.shape[-2:])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..distill.capabilities import Capability, Recipe, layer_plan, mixing_rows, with_options
+from ..distill.capabilities import Capability, Recipe, layer_plan, term_weights, with_options
 
 # %% ../../nbs/api/study/04_published.ipynb #0ecb0043
 PARITY = with_options("agp", denominator="published", support="published", scope="micro_batch", freeze="none")
@@ -129,7 +129,7 @@ def published_step(
     for capability in recipe.capabilities:
         with torch.no_grad(): taught = full_pass(teachers[capability.name], batch)  # the previous one lives until this is done
         losses[capability.name] = role_loss(capability, shown.attentions, taught.attentions, batch)
-    weights = {"ce": recipe.ce_weight} | {c.name: c.weight * share for c, share in zip(recipe.capabilities, mixing_rows(recipe)[batch.capabilities[0]], strict=True)}
+    weights = term_weights(recipe, batch.capabilities[0])
     base = {n: copied_gradient(loss, parameters, retain=True) for n, loss in losses.items()}
     norms = {n: dot(grads, grads) ** 0.5 for n, grads in base.items()}
     weighted = {n: clone(grads, weights[n]) for n, grads in base.items()}
