@@ -34,7 +34,7 @@ demo: $(READY) ## distil the miniature driving model: outputs/distill*/report.ht
 
 test: notebooks pytest ## every chapter, then every test
 
-# Run and explorer notebooks are executed by tests/ with small parameters (.notest beside them keeps nbdev away).
+# Run notebooks are executed by tests/ with small parameters (.notest beside them keeps nbdev away).
 notebooks: $(READY)
 	@echo "executing the chapters"
 	export OMP_NUM_THREADS=1  # two workers share the cores
@@ -60,6 +60,5 @@ lint: $(READY)
 check: ## what CI runs: all of the above must change nothing, then `make test`
 	@bash .ci/run
 
-slow: $(READY) ## the tests and chapter cells that take minutes
-	@nbdev_test --n_workers 2 --flags slow
-	pytest -m slow
+slow: $(READY) ## the tests that take minutes
+	@pytest -m slow

@@ -1,4 +1,4 @@
-"Claims about gradient conflict handling: oracle from METHOD section 4, bounds, support, TorchJD's contract."
+"Claims about gradient conflict handling: oracle written from the paper's rule, bounds, support, TorchJD's contract."
 import json
 
 import numpy as np
@@ -54,7 +54,7 @@ def subtract_where_present(f, s, factor):
 
 
 def oracle(grads, permutation, exact: bool):
-    "METHOD section 4, line by line, on the gradients themselves."
+    "Asymmetric gradient projection (arXiv 2601.21288), line by line, on the gradients themselves."
     if exact: grads = [[torch.zeros(3, dtype=F64) if x is None else x for x in g] for g in grads]
     anchor, merged = grads[0], []
     for follower in grads[1:]:

@@ -3,10 +3,13 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from drivekd.data.formats import Turn
 from drivekd.data.records import VQARecord
-from drivekd.study.benchmark import ALL, Row, compare, is_closed, moment, score, summarise
+from drivekd.distill.losses import answer_cross_entropy, answer_positions
+from drivekd.models.batching import Batcher
+from drivekd.study.benchmark import ALL, Row, answer_losses, compare, is_closed, moment, score, summarise
 from drivekd.study.choices import LETTERS, closed_form, parse_options, read_choice, read_yes_no
 from drivekd.study.heldout import frame_groups, lessons, pick, split_frames
 
@@ -203,3 +206,18 @@ def test_few_records_make_small_batches():
 
 def test_questions_about_one_moment_share_their_group():
     assert moment(quiz("a", ["x"], frame="f")) == moment(quiz("b", ["y"], frame="f")) != moment(quiz("c", ["y"]))
+
+
+# answer losses
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_answer_losses_are_those_of_the_logits_of_all_tokens(student, side):
+    asked = [("Is the object in front of the bus moving?", "No."), ("Left?", "A red car. It turns."), ("What?", "B.")]
+    records = [VQARecord(f"q{i}", (), (Turn("user", q), Turn("assistant", a)), "planning", (), "drivekd", 0) for i, (q, a) in enumerate(asked)]
+    batch = Batcher(student, padding_side=side)(records)
+    with torch.no_grad():
+        whole = answer_cross_entropy(student.model(**batch.model_inputs()).logits, batch.labels)
+        kept = student.model(**batch.model_inputs(), logits_to_keep=answer_positions(batch.labels)).logits
+    assert kept.shape[0] == (batch.labels != -100).sum() < batch.labels.numel()
+    assert answer_cross_entropy(kept, batch.labels).tolist() == pytest.approx(whole.tolist(), rel=1e-6)
+    assert answer_losses(student, records, batch_size=2, progress=False) == pytest.approx(whole.tolist(), rel=1e-5)

@@ -1,4 +1,4 @@
-"Claims about capabilities, layers, mixing and recipes (METHOD sections 2 and 3, table 3)."
+"Claims about capabilities, layers, mixing and recipes (arXiv 2601.21288, table 3)."
 import pytest
 import yaml
 from hypothesis import given
@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from drivekd.distill import capabilities as cap
 from drivekd.distill.capabilities import Capability, Recipe, Signal, layer_groups, layer_indices, term_weights, with_options
+from drivekd.distill.objective import shares, static_weights
 
 TABLE_3 = """ce kl hidden_first hidden_mid hidden_penultimate full_first full_penultimate tv_mid tv_interior
 cosine_perception cosine_reasoning cosine_planning single_perception single_reasoning single_planning
@@ -53,7 +54,7 @@ def test_layers_a_model_lacks_are_refused(layers, n):
 
 
 def published_groups(k: int, m: int) -> list[tuple[int, ...]]:
-    "The rule of METHOD section 2, word by word."
+    "The published layer-group matching, word by word."
     g = max(1, m - k + 1)
     return [tuple(range(min(i, m - g), min(i, m - g) + g)) for i in range(k)]
 
@@ -99,6 +100,17 @@ def test_default_mixing_keeps_four_fifths_and_identity_routes():
     assert cap.named_mixing("default", 3) == ((.8, .1, .1), (.1, .8, .1), (.1, .1, .8))
     assert cap.named_mixing("identity", 2) == ((1, 0), (0, 1))
     assert cap.named_mixing("default", 1) == ((1.0,),)
+
+
+@pytest.mark.parametrize("name", cap.PRESETS)
+def test_term_weights_are_what_training_uses(name):
+    "Shares of a sample times the weights before any reweighting; terms that nothing enters are left out there."
+    recipe = with_options(name, ce_weight=.5)
+    static = static_weights(recipe)
+    for capability in recipe.terms[1:] or (None,):
+        used = {term: share[0] * static[term.split(":")[0]] for term, share in shares(recipe, [capability]).items()}
+        said = {"ce" if term.startswith("ce") else term: w for term, w in used.items()}
+        assert said == pytest.approx({term: w for term, w in term_weights(recipe, capability).items() if w})
 
 
 def test_term_weights_are_mixing_times_capability_weight():

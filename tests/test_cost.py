@@ -1,5 +1,6 @@
 "The bench: it times equal things, and counts what it says."
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def bench(tmp_path_factory): return Bench(SIZES["toy"], folder=tmp_path_factory.
 def test_published_step_and_ours_agree_on_losses_and_gradient(bench):
     errors = compare(bench)
     check_equal(errors, 1e-5)
-    assert set(errors) == {"loss_error_online", "gradient_error_online", "loss_error_cached", "gradient_error_cached"}
+    assert set(errors) == {f"{what}_error_{kind}" for what in ("loss", "gradient") for kind in ("online", "cached")}
 
 
 def test_different_results_are_not_timed():
@@ -36,7 +37,9 @@ def test_long_gradients_are_projected_alike(bench):
     bench.clear()
     window = cost.Window(bench.parameters, heavy)
     cost.Lesson(bench.student, bench.teachers, heavy).study(bench.batch, window, cost.static_weights(heavy))
-    telemetry = window.combine(key=(0,), permutation=bench.order).telemetry
+    outcome = window.combine(key=(0,), permutation=bench.order)
+    telemetry = outcome.telemetry
+    assert outcome.norms == pytest.approx(theirs.norms, rel=1e-4)  # unweighted on both sides
     assert any(telemetry.fired_stage1) or any(map(any, telemetry.fired_stage2))
     for a, b in zip(theirs.gradient, window.total, strict=True):
         if a is None: assert b is None
@@ -111,9 +114,33 @@ def test_growth_is_the_slope_of_the_logarithms():
     assert found == {"seconds": {"a": pytest.approx(2), "b": pytest.approx(1)}, "memory_bytes": {"a": pytest.approx(1.5)}, "flops": {"f": pytest.approx(0)}}
 
 
+def test_lengths_make_a_table_and_exponents(monkeypatch, capsys):
+    def fake(preset, tokens, repeats, device):
+        return {"preset": preset, "device": device, "repeats": repeats, "sizes": {"tokens": tokens}, "seconds": {"online": tokens**2 / 1e6}, "memory_bytes": {"online": tokens * 1000}, "flops": {"student": tokens * 1e9}}
+    monkeypatch.setattr(cost, "step_cost", fake)
+    command = ["bench", "step", "--lengths", "300", "600", "1200"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [c["sizes"]["tokens"] for c in found["costs"]] == [300, 600, 1200] and found["exponents"]["seconds"]["online"] == pytest.approx(2)
+    assert main(command) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["seconds", "300", "600", "1200", "exponent"] in table and ["online", "0.090", "0.360", "1.440", "2.00"] in table
+
+
+def test_growth_needs_two_lengths(capsys):
+    with pytest.raises(SystemExit): main(["bench", "step", "--lengths", "300", "300"])
+    assert "two lengths that differ, found [300, 300]" in capsys.readouterr().err
+
+
+def test_measuring_memory_leaves_nothing_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert memory_of("cached", replace(SIZES["toy"], tokens=40)) >= 4096 and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own():
-    assert cost.memory_apart("online", "toy", 64, "cpu") >= 0
+    "The published step keeps every map of the student: 4 layers, 4 heads, float32."
+    assert cost.memory_apart("published", "toy", 1024, "cpu") > 4 * 4 * 1024**2 * 4
     with pytest.raises(RuntimeError, match="could not be measured"): cost.memory_apart("magic", "toy", 64, "cpu")
 
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from drivekd.data.jsonfiles import read_log
 from drivekd.data.records import read_records
 from drivekd.data.world import write_world
 from drivekd.distill.capabilities import PRESETS
 from drivekd.distill.lesson import Lesson
 from drivekd.distill.objective import static_weights
-from drivekd.distill.runfiles import read_telemetry
 from drivekd.distill.step import Window
 from drivekd.distill.teachers import Teachers
 from drivekd.distill.trainer import DistillationConfig, distill
@@ -53,7 +53,7 @@ def test_a_student_learns_from_three_teachers_and_its_vision_tower_stays(tmp_pat
     distill(student, teachers, short(records), config(tmp_path, max_steps=4), eval_records=short(records))
     moved = {n for n, p in student.model.named_parameters() if not torch.equal(p, before[n])}
     assert moved and all("language_model" in n for n in moved) and all(n in moved for n in before if "language_model" in n)
-    record = read_telemetry(tmp_path)
+    record = read_log(tmp_path / "telemetry.jsonl")
     assert set(record[0]["losses"]) == {"ce", *CAPABILITIES} and record[-1]["losses"]["ce"] < record[0]["losses"]["ce"]
 
 
@@ -108,10 +108,10 @@ def test_every_row_of_table_3_trains_the_miniature(tmp_path, records, processor,
     chosen = [r for r in short(records, 9) if r.capability in (PRESETS[name].train_on or CAPABILITIES)][:2]
     if len(PRESETS[name].capabilities) == 3: chosen = short(records, 3)
     distill(student, dict.fromkeys(CAPABILITIES, teacher), chosen, config(tmp_path, recipe=name, per_device_train_batch_size=len(chosen)))
-    for record in read_telemetry(tmp_path):
+    for record in read_log(tmp_path / "telemetry.jsonl"):
         assert set(record["losses"]) == set(record["norms_unweighted"]) == set(PRESETS[name].terms)
         assert all(math.isfinite(x) and x > 0 for x in (*record["losses"].values(), *record["norms_unweighted"].values()))
-    assert record["step"] == 2 and record["losses"]["ce"] < read_telemetry(tmp_path)[0]["losses"]["ce"]
+    assert record["step"] == 2 and record["losses"]["ce"] < read_log(tmp_path / "telemetry.jsonl")[0]["losses"]["ce"]
     assert all(torch.equal(p, before[n]) != ("language_model" in n) for n, p in student.model.named_parameters())
 
 

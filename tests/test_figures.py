@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
+from drivekd.data.jsonfiles import read_log
 from drivekd.workbench import figures as F
 
 CAPS = ("perception", "reasoning", "planning")
@@ -171,10 +172,10 @@ def test_a_run_without_cosines_is_one_sentence():
 def test_torn_last_line_is_left_out_and_any_other_is_an_error(tmp_path):
     log = tmp_path / "t.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert [r["step"] for r in F.read_telemetry(log)] == [1, 2]
+    assert [r["step"] for r in read_log(log)] == [1, 2]
     log.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
-        F.read_telemetry(log)
+        read_log(log)
 
 
 # --- bars

@@ -72,6 +72,13 @@ def test_a_saved_model_answers_bit_for_bit_as_before(student, checkpoint, some):
     assert back.name == str(checkpoint) and len(back.llm_layers) == len(back.attention_modules) == SIZES["student"]["text"]["num_hidden_layers"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=lambda e: type(e).__name__)
+def test_too_little_memory_is_not_blamed_on_the_checkpoint(checkpoint, monkeypatch, error):
+    def fails(*a, **k): raise error
+    monkeypatch.setattr("drivekd.models.loading.AutoModelForImageTextToText.from_pretrained", fails)
+    with pytest.raises(type(error)): load_vlm(checkpoint)
+
+
 def test_a_checkpoint_may_be_stored_in_half_precision_and_leaves_the_model_alone(student, tmp_path):
     back = load_vlm(save_vlm(student, tmp_path, dtype="bfloat16"))
     assert {v.dtype for v in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}

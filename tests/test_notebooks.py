@@ -1,5 +1,6 @@
 "Notebooks are the source: each is valid, clean, small, readable, and names the one module that it makes."
 import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -112,6 +113,8 @@ def test_every_room_is_a_package_and_every_export_exists(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     [names] = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
     assert len(set(names)) == len(names)
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert not [name for name in names if not hasattr(module, name)]
 
 
 def test_readme_is_the_index():

@@ -1,4 +1,4 @@
-"Claims about online loss weights (METHOD section 5)."
+"Claims about online loss weights (published code)."
 import pytest
 import torch
 

@@ -110,6 +110,10 @@ def test_both_students_saw_the_same_samples_and_ended_elsewhere(finished, tiny):
     (dict(image_root="no/such/folder"), "image root must be a folder"),
     (dict(held_out=1.5), "fraction between 0 and 1"),
     (dict(freeze="everything"), "freeze must be one of"),
+    (dict(precision="fp16"), "parameter precision must be 'float32' or 'bfloat16', found 'fp16'"),
+    (dict(dtype="float16"), "parameter dtype must be 'float32' or 'bfloat16', found 'float16'"),
+    (dict(device="gpu"), "parameter device must be 'auto', 'cpu' or 'cuda', found 'gpu'"),
+    pytest.param(dict(device="cuda"), "PyTorch sees a GPU, found none", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
 ], ids=lambda x: next(iter(x)) if isinstance(x, dict) else "")
 def test_a_mistake_is_one_clear_sentence(tiny, tmp_path, monkeypatch, changes, words):
     with pytest.raises(Exception) as error: play("distill", tmp_path, monkeypatch, **settings(tiny, **changes))

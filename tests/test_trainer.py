@@ -7,10 +7,11 @@ from test_agp import available
 from toys import CAPABILITIES, collate, samples, tiny
 from transformers import set_seed
 
+from drivekd.data.jsonfiles import read_log
 from drivekd.distill.capabilities import PRESETS, with_options
 from drivekd.distill.lesson import Lesson
 from drivekd.distill.objective import static_weights
-from drivekd.distill.runfiles import COMPLETE, last_checkpoint, read_telemetry
+from drivekd.distill.runfiles import COMPLETE, last_checkpoint
 from drivekd.distill.step import Window, fold_anchors
 from drivekd.distill.teachers import Teachers
 from drivekd.distill.trainer import DistillationConfig, DistillationTrainer, select
@@ -28,7 +29,7 @@ def make(folder, recipe="agp", student=None, teachers=None, data=None, **options
 def state(trainer): return {k: v.clone() for k, v in trainer.model.state_dict().items()}
 
 
-def lines(folder): return read_telemetry(folder)
+def lines(folder): return read_log(folder / "telemetry.jsonl")
 
 
 def assert_same(a, b, **tolerance):

@@ -104,7 +104,7 @@ def _tags(value: Any) -> tuple[int, ...]:
     "DriveLM's metric codes."
     if value is None: return ()
     if isinstance(value, list) and all(type(v) is int for v in value): return tuple(value)
-    raise DataError("tag-invalid", f"'tag' must be a list of integers, found {show(value)}")
+    raise DataError("tag-invalid", f"'tag' must be a list of integers, found {show(value)}; write for example [1]")
 
 
 def _first(raw: dict, *keys: str) -> Any: return next((raw[k] for k in keys if raw.get(k) is not None), None)

@@ -18,7 +18,7 @@ from typing import Any
 from .cameras import CAMERAS, camera_of
 from .formats import FORMATS, PLACEHOLDER, Format, Turn, recognise
 from .images import PREFIX_MAP, ImageRef, check_name, load_image, map_prefix
-from .jsonfiles import Flaw, flaw_in, read_json
+from .jsonfiles import Document, Flaw, flaw_in, read_json
 from .problems import DataError, Skipped, show, show_path
 
 # %% ../../nbs/api/data/01_records.ipynb #161828b6
@@ -61,13 +61,13 @@ def capability_of(
     if kind is None: return None
     key = kind.strip().casefold() if isinstance(kind, str) else None
     if key in CAPABILITY_OF: return CAPABILITY_OF[key]
-    raise DataError("type-unknown", f"the question type must be one of {', '.join(CAPABILITY_OF)}, found {show(kind)}")
+    raise DataError("type-unknown", f"the question type must be one of {', '.join(CAPABILITY_OF)}, found {show(kind)}; use one of these")
 
 # %% ../../nbs/api/data/01_records.ipynb #b761b717
 def _camera(key: str | None, name: str) -> str | None:
     "The camera that key and path agree on."
     keyed, named = key if key in CAMERAS else None, camera_of(name)
-    if keyed and named and keyed != named: raise DataError("camera-contradiction", f"key and path must name one camera, found {keyed} and {show(name)}")
+    if keyed and named and keyed != named: raise DataError("camera-contradiction", f"key and path must name one camera, found {keyed} and {show(name)}; correct the one that is wrong")
     return keyed or named
 
 
@@ -82,7 +82,7 @@ def _check_turns(turns: tuple[Turn, ...], images: int, trains: bool) -> None:
     placed = sum(t.text.count(PLACEHOLDER) for t in turns if t.role == "user")
     if any(PLACEHOLDER in t.text for t in turns if t.role != "user"):
         raise DataError("placeholder-misplaced", f"{PLACEHOLDER} belongs into the user's turns, found it in another")
-    if placed != images: raise DataError("placeholder-mismatch", f"a record needs one {PLACEHOLDER} per picture, found {placed} for {images}")
+    if placed != images: raise DataError("placeholder-mismatch", f"a record needs one {PLACEHOLDER} per picture, found {placed} for {images}; add or delete placeholders")
     for t in turns:
         if t.role == "user" and not t.text.replace(PLACEHOLDER, "").strip(): raise DataError("question-empty", "a question must not be blank")
         if t.role == "assistant" and trains and not t.text.strip(): raise DataError("answer-empty", "an answer to learn from must not be blank")
@@ -130,7 +130,7 @@ class _Reader:
         if not isinstance(raw, dict): raise DataError("not-an-object", f"a record must be an object, found {show(raw)}")
         kind: Format = FORMATS[self.name]
         draft = kind.read(raw)
-        if kind.typed and draft.kind is None: raise DataError("type-missing", f"a {self.name} record needs its question type")
+        if kind.typed and draft.kind is None: raise DataError("type-missing", f"a {self.name} record needs its question type; add one of {', '.join(CAPABILITY_OF)}")
         if kind.needs_images and not draft.images: raise DataError("images-missing", f"a {self.name} record needs at least one image")
         _check_turns(draft.turns, len(draft.images), kind.trains)
         id = _id(raw, index, self.name)
@@ -200,6 +200,20 @@ def _root(path: Path, image_root: str | os.PathLike | None) -> Path:
     raise DataError("image-root-missing", f"the image root must be a folder, found {show_path(root)}")
 
 # %% ../../nbs/api/data/01_records.ipynb #0157b9c5
+def _open(
+    path: Path,
+    image_root: str | os.PathLike | None,
+    format: str,
+    prefix_map: Mapping[str, str] | None,
+) -> tuple[Document, _Reader, Sequence]:  # the file, what reads its records, its entries
+    "A file before its first record; an error names the file."
+    try:
+        document = read_json(path)
+        name, entries = recognise(document, format)
+        return document, _Reader(name, _root(path, image_root), PREFIX_MAP | dict(prefix_map or {}), document.suspicious), entries
+    except DataError as e: raise e.at(show_path(path)) from None
+
+
 def read_records(
     path: str | os.PathLike,  # a JSON or JSON Lines file in any known format
     image_root: str | os.PathLike | None = None,  # folder that image paths are relative to; None: the file's folder
@@ -210,13 +224,8 @@ def read_records(
     prefix_map: Mapping[str, str] | None = None,  # path prefixes to replace, in addition to PREFIX_MAP
 ) -> RecordSet:
     "Reads any published file of driving questions."
-    path, known = Path(path), {}
-    try:
-        document = read_json(path)
-        name, entries = recognise(document, format)
-        reader = _Reader(name, _root(path, image_root), PREFIX_MAP | dict(prefix_map or {}), document.suspicious)
-    except DataError as e: raise e.at(show_path(path)) from None
-    records, skipped = [], []
+    path, known, records, skipped = Path(path), {}, [], []
+    document, reader, entries = _open(path, image_root, format, prefix_map)
     for index, raw in enumerate(entries):
         try:
             record = reader.record(raw, index)
@@ -225,4 +234,4 @@ def read_records(
         except DataError as e:
             if strict: raise e.at(f"{show_path(path)}, record {index}" + (f" (line {document.lines[index]})" if document.lines else "")) from None
             skipped.append(Skipped(index, e.code, e.message))
-    return RecordSet(records, skipped, name)
+    return RecordSet(records, skipped, reader.name)

@@ -31,7 +31,7 @@ def scenario_seed(
 ) -> int:  # what `simulate` takes
     "Worlds and splits never share a scenario seed."
     if split not in SPLITS: raise ValueError(f"A split is one of {', '.join(SPLITS)}, not {split!r}: choose one of these.")
-    if seed < 0: raise ValueError(f"A world's seed is 0 or more, found {seed}.")
+    if seed < 0: raise ValueError(f"A world's seed is 0 or more, found {seed}: choose such a number.")
     return seed * len(SPLITS) + SPLITS.index(split)
 
 # %% ../../nbs/api/data/06_world.ipynb #3128873b

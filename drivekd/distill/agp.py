@@ -111,7 +111,7 @@ def project_followers(
     pairs: Sequence[Pair],  # n pairs of rows
     mode: str = "asymmetric",  # "symmetric": the anchor gives way to each follower too; "none"
 ) -> tuple[Tensor, Tensor, Tensor]:  # anchors [n s k], followers [n s k] as coefficients; fired [n] bool
-    "Stage 1 of AGP (METHOD section 4); `symmetric` is PCGrad of each pair, our choice for a baseline."
+    "Stage 1 of AGP (arXiv 2601.21288); `symmetric` is PCGrad of each pair, our choice for a baseline."
     check_word("stage1", mode, OPTIONS["stage1"])
     anchors, followers = grams.new_zeros(2, len(pairs), *present.shape)
     fired = torch.zeros(len(pairs), dtype=torch.bool)
@@ -138,7 +138,7 @@ def project_merged(
     merged: Tensor,  # [n s k] coefficients
     permutation: Sequence[int],  # order of the n merged gradients
 ) -> tuple[Tensor, Tensor]:  # projected [n s k]; fired [n n] bool: row i was projected off row j
-    "Stage 2 of AGP (METHOD section 4)."
+    "Stage 2 of AGP (arXiv 2601.21288)."
     norms = inner_products(merged, grams).diagonal()
     # a sum that cancelled to rounding error has no direction to project off
     alive = norms > 1e-14 * torch.einsum("isk,skk->i", merged.square(), grams)
@@ -287,23 +287,34 @@ def agp_weights(
     key: Sequence[int] = (0, 0),  # (seed, step)
     options: Mapping[str, object] | None = None,  # arguments of a TorchJD weighting
 ) -> tuple[Tensor, Telemetry]:  # weights like the Gram's rows: [k] or [s k] float64 on the CPU
-    "Weights of the gradients that AGP combines (METHOD section 4), and what happened."
+    "Weights of the gradients that AGP combines (arXiv 2601.21288), and what happened."
     check_word("ce_count", ce_count, OPTIONS["ce_count"])
     grams, present, terms, rows = _active(gram, terms, present, anchor)
     pairs = pair_rows(terms, anchor)
     anchors, followers, fired1 = project_followers(grams, present, list(pairs.values()), stage1)
     merged = anchors + followers
-    order = list(keyed_permutation(len(pairs), key) if permutation is None else permutation)
-    if sorted(order) != list(range(len(pairs))):
-        raise ValueError(f"permutation must order the {len(pairs)} merged gradients {list(pairs)} by number, found {order}.")
+    order = _order(list(pairs), permutation, key)
     projected, fired2 = _second_stage(grams, merged, stage2, order, key, options)
     weights = projected.sum(0) - (_surplus(list(pairs.values()), grams[:, 0]) if ce_count == "once" else 0)
     telemetry = _telemetry(grams, terms, pairs, followers, merged, projected, weights, fired1, fired2, order)
-    spread = torch.zeros(gram.shape[:-1], dtype=torch.float64)
-    spread[..., rows] = weights if gram.ndim == 3 else weights[0]
-    return spread, telemetry
+    return _at_rows(weights, rows, gram), telemetry
 
 # %% ../../nbs/api/distill/05_agp.ipynb #01348802
+def _order(merged: Sequence[str], permutation: Sequence[int] | None, key: Sequence[int]) -> list[int]:
+    "The order of stage 2: as given, or drawn by `key`."
+    order = list(keyed_permutation(len(merged), key) if permutation is None else permutation)
+    if sorted(order) != list(range(len(merged))):
+        raise ValueError(f"permutation must order the {len(merged)} merged gradients {list(merged)} by number, found {order}; leave it out to have one drawn.")
+    return order
+
+
+def _at_rows(weights: Tensor, rows: Sequence[int], gram: Tensor) -> Tensor:  # like the Gram's rows
+    "Weights of the present terms at their rows; absent terms have none."
+    spread = torch.zeros(gram.shape[:-1], dtype=torch.float64)
+    spread[..., rows] = weights if gram.ndim == 3 else weights[0]
+    return spread
+
+
 def _active(gram: Tensor, terms, present, anchor: str) -> tuple[Tensor, Tensor, tuple[str, ...], list[int]]:
     "Gram and support of the present terms, with their names and row numbers."
     grams = gram.detach().to("cpu", torch.float64).reshape(-1, *gram.shape[-2:])
@@ -383,7 +394,7 @@ def resolve(
 
 # %% ../../nbs/api/distill/05_agp.ipynb #1ddae227
 class AGPWeighting(Weighting, Stateful):
-    "Weights of AGP from a Gram matrix, row 0 the anchor (METHOD section 4)."
+    "Weights of AGP from a Gram matrix, row 0 the anchor (arXiv 2601.21288)."
 
     def __init__(self, support: str = "exact", seed: int = 0, terms: Sequence[str | None] | None = None, **options):
         super().__init__()

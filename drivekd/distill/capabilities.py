@@ -35,7 +35,7 @@ def _not_negative(field_name: str, value: object):
 # %% ../../nbs/api/distill/00_capabilities.ipynb #1d155231
 @dataclass(frozen=True)
 class Signal:
-    "What a student copies from a teacher (METHOD section 2; every row of table 3 is one of these)."
+    "What a student copies from a teacher (arXiv 2601.21288; every row of its table 3 is one of these)."
     what: str = "attention"  # "attention" (head mean), "hidden" (output of a decoder layer) or "logits"
     layers: str | tuple[int, ...] = "first"  # a word of `LAYERS` or 0-based layer numbers; not used for logits
     region: str = "text_to_vision"  # "text_to_vision" (text rows, vision columns) or "full"
@@ -70,7 +70,7 @@ def layer_indices(
     signal_layers: str | Sequence[int],  # a word of `LAYERS`, or layer numbers (negative: from the end)
     n_layers: int,  # layers of the model
 ) -> tuple[int, ...]:  # ascending 0-based layer numbers
-    "Resolve the layers of a signal for a model of `n_layers` (METHOD section 2)."
+    "Resolve the layers of a signal for a model of `n_layers` (arXiv 2601.21288)."
     if not isinstance(signal_layers, str): return _explicit_layers(signal_layers, n_layers)
     check_word("layers", signal_layers, LAYERS)
     mid, last = (n_layers - 1) // 2, n_layers - 1
@@ -94,7 +94,7 @@ def layer_groups(
     teacher_layers: Sequence[int],  # m layer numbers of the teacher
     match: str | Sequence[Sequence[int]] = "sliding",  # "sliding", "even", "one_to_one", or k groups of teacher layers
 ) -> tuple[tuple[int, ...], ...]:  # for each student layer the teacher layers whose maps are averaged
-    "Which teacher layers each student layer is matched to (METHOD section 2; `even` and `one_to_one` are our choice)."
+    "Which teacher layers each student layer is matched to (arXiv 2601.21288; `even` and `one_to_one` are our choice)."
     k, m = len(student_layers), len(teacher_layers)
     if not isinstance(match, str): return _custom_groups(match, k)
     check_word("match", match, MATCHES)
@@ -129,7 +129,7 @@ def layer_plan(
 def mixing_matrix(
     rows: Sequence[Sequence[float]],  # one row per capability of a sample, one column per teacher
 ) -> tuple[tuple[float, ...], ...]:  # the same shape, rows summing to one
-    "Normalise the rows of a mixing matrix; negative entries count as zero (METHOD section 3)."
+    "Normalise the rows of a mixing matrix; negative entries count as zero (arXiv 2601.21288)."
     return tuple(_mixing_row(row) for row in rows)
 
 
@@ -242,7 +242,7 @@ def term_weights(
     recipe: Recipe,
     capability: str | None,  # of the sample
 ) -> dict[str, float]:  # coefficient of each term of the recipe, "ce" first
-    "Coefficients of one sample's losses: w_ce and π[c, j] · w_j (METHOD section 3)."
+    "Coefficients of one sample's losses: w_ce and π[c, j] · w_j (arXiv 2601.21288)."
     weights = {"ce": float(recipe.ce_weight)}
     if not recipe.capabilities: return weights
     rows = mixing_rows(recipe)

@@ -32,7 +32,7 @@ def token_region(
     attention_mask: Tensor,  # 1 at tokens, 0 at padding [b t]
     causal: bool = True,  # count only pairs that causality leaves alive
 ) -> Region:
-    "The region of a signal (METHOD section 2)."
+    "The region of a signal (arXiv 2601.21288)."
     real = attention_mask.bool()
     rows, columns = (real & ~vision_mask, real & vision_mask) if kind == "text_to_vision" else (real, real)
     seen = columns.cumsum(1) if causal else columns.sum(1, keepdim=True).expand(columns.shape)
@@ -178,7 +178,7 @@ def fused_map_loss(
     region: Region,
     distance: str = "mse",  # "mse" or "cosine"
 ) -> Tensor:  # [b] float32 (float64 for float64 queries); 0 where a sample has no pairs
-    "`losses.map_loss` of a layer's head-mean map, block by block (METHOD section 2)."
+    "`losses.map_loss` of a layer's head-mean map, block by block (arXiv 2601.21288)."
     with torch.autocast(layer.query.device.type, enabled=False):
         return _FusedMapLoss.apply(layer.query, layer.key, layer, target, region, distance)
 
@@ -188,7 +188,7 @@ def mean_maps(
     groups: Sequence[Sequence[int]],  # teacher layers to average, one group per student layer
     region: Region,
 ) -> list[Tensor]:  # [b q k] for each group, in float32; zero outside the region's rows
-    "Mean maps of groups of layers (METHOD section 2)."
+    "Mean maps of groups of layers (arXiv 2601.21288)."
     wanted = sorted({l for group in groups for l in group})
     samples = [_samples(layers[l]) for l in wanted]  # [layer][sample]
     b, _, q, _ = layers[wanted[0]].query.shape

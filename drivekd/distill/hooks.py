@@ -40,7 +40,7 @@ def head_mean_attention(
     rows: Tensor | None = None,     # indices of the queries to keep [r]
     columns: Tensor | None = None,  # indices of the keys to keep [c]
 ) -> Tensor:  # [b q k], or [b r c]; float32; rows that may look nowhere (padding) are zero
-    "Attention probabilities averaged over heads, without repeating keys (METHOD section 2)."
+    "Attention probabilities averaged over heads, without repeating keys (arXiv 2601.21288)."
     b, h, q, d = query.shape
     allowed = _allowed(mask, q, key.shape[2], causal, query.device)
     if rows is not None:

@@ -62,7 +62,7 @@ def projections(
 
 # %% ../../nbs/api/distill/06b_lesson.ipynb #b8859e45
 class Lesson:
-    "Student, teachers and recipe, one micro-batch at a time (DESIGN: one sample's way)."
+    "Student, teachers and recipe, one micro-batch at a time (arXiv 2601.21288, figure of the pipeline)."
     def __init__(self,
         student,  # `VLM`, its trainable parameters already chosen
         teachers: Teachers | CachedTeachers | None,  # None: supervised fine-tuning

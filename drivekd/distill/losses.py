@@ -18,7 +18,7 @@ def full_pairs(
     attention_mask: Tensor,  # 1 at tokens, 0 at padding [b t]
     causal: bool = True,  # drop pairs in which a token would look ahead
 ) -> Tensor:  # bool [b t t], rows look at columns
-    "All pairs of real tokens: the region `full` (METHOD section 2)."
+    "All pairs of real tokens: the region `full` (arXiv 2601.21288)."
     real = attention_mask.bool()
     pairs = real[:, :, None] & real[:, None, :]
     return pairs.tril() if causal else pairs
@@ -29,7 +29,7 @@ def text_to_vision_pairs(
     attention_mask: Tensor,  # 1 at tokens, 0 at padding [b t]
     causal: bool = True,  # drop pairs in which a token would look ahead
 ) -> Tensor:  # bool [b t t]; empty for a sample without a picture
-    "Text rows, vision columns: the region `text_to_vision` (METHOD section 2)."
+    "Text rows, vision columns: the region `text_to_vision` (arXiv 2601.21288)."
     return full_pairs(attention_mask, causal) & ~vision_mask[:, :, None] & vision_mask[:, None, :]
 
 # %% ../../nbs/api/distill/02_losses.ipynb #846c1c9d
@@ -39,7 +39,7 @@ def map_loss(
     pairs: Tensor,  # bool [b q k], what is compared
     distance: str = "mse",  # "mse" or "cosine"
 ) -> Tensor:  # [b] float32; 0 where a sample has no pairs
-    "Distance of two attention maps over a region (METHOD section 2)."
+    "Distance of two attention maps over a region (arXiv 2601.21288)."
     s, t = (x.float() * pairs for x in (student, teacher))
     # a sample without a picture has no pairs and nothing to learn: 0/1, not 0/0
     if distance == "mse": return (s - t).square().sum((1, 2)) / pairs.sum((1, 2)).clamp_min(1)
@@ -50,7 +50,7 @@ def group_mean(
     layers: dict[int, Tensor],  # what was captured: layer -> [b ...]
     group: Sequence[int],  # teacher layers one student layer is matched to
 ) -> Tensor:  # [b ...]
-    "Mean over a group of teacher layers (METHOD section 2)."
+    "Mean over a group of teacher layers (arXiv 2601.21288)."
     total = layers[group[0]]
     for layer in group[1:]: total = total + layers[layer]
     return total / len(group)
@@ -104,7 +104,7 @@ def answer_cross_entropy(
     logits: Tensor,  # [b t vocabulary], or [n vocabulary] of `answer_positions`
     labels: Tensor,  # [b t], -100 = ignored
 ) -> Tensor:  # [b] float32, mean over each sample's answer tokens
-    "Supervised loss on answer tokens (METHOD section 2)."
+    "Supervised loss on answer tokens (arXiv 2601.21288)."
     predicted, wanted, answers = _answer_logits(logits, labels)
     return _per_sample(F.cross_entropy(predicted, wanted, reduction="none"), answers)
 

@@ -108,7 +108,7 @@ def signal_loss(
     batch,  # `.attention_mask`, `.vision_mask`, `.labels` [b t]
     project: Mapping[int, nn.Module] | None = None,  # layer -> linear map to the teacher's width, if widths differ
 ) -> Tensor:  # [b] float32
-    "Distance of the student from one teacher, mean over student layers (METHOD section 2)."
+    "Distance of the student from one teacher, mean over student layers (arXiv 2601.21288)."
     if signal.what == "logits": return kl_loss(student.logits, wanted.logits, batch.labels, signal.temperature)
     if signal.what == "attention":
         each = _map_losses(signal, student.attention, wanted.attention, batch)
@@ -153,7 +153,7 @@ def term_names(
 def static_weights(
     recipe: Recipe,
 ) -> dict[str, float]:  # "ce" and capabilities -> w; an own anchor "ce:x" has the weight of "ce"
-    "The recipe's weights w, before any reweighting (METHOD section 3)."
+    "The recipe's weights w, before any reweighting (arXiv 2601.21288)."
     return {"ce": recipe.ce_weight} | {c.name: c.weight for c in recipe.capabilities}
 
 # %% ../../nbs/api/distill/03_objective.ipynb #8df2e34f
@@ -177,7 +177,7 @@ def mix(
     capabilities: Sequence[str | None],  # of the samples
     losses: Mapping[str, Tensor],  # from `sample_losses`, [b] each
 ) -> dict[str, Tensor]:  # term -> scalar, in the order of the Gram matrix
-    "Mean over samples of share · loss, for every term present (METHOD section 3)."
+    "Mean over samples of share · loss, for every term present (arXiv 2601.21288)."
     terms = {}
     for name, share in shares(recipe, capabilities).items():
         loss = losses[name.split(":")[0]]

@@ -74,7 +74,7 @@ def reweighting_objective(
     progress: Tensor,  # [k] loss over first loss
     alpha: float = 0.0,  # how much slower terms are favoured
 ) -> Tensor:  # scalar
-    "Distance of the weighted norms from their static shares (METHOD section 5)."
+    "Distance of the weighted norms from their static shares (published code)."
     weighted = torch.nn.functional.softplus(a) * norms
     target = static / static.sum() * weighted.sum() * (progress / progress.mean()) ** alpha
     return (weighted - target).abs().sum()
@@ -98,7 +98,7 @@ def _progress(loss: float, first: float) -> float:
 
 
 class PublishedReweighting(StaticWeights):
-    "The online reweighting of the published code (METHOD section 5); saturates when norms differ by 10³."
+    "The online reweighting of the published code; saturates when norms differ by 10³."
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ def make_reweighting(
     static: Mapping[str, float],  # static weight of each term
     **options,  # of the class
 ) -> StaticWeights:
-    "The reweighting of that name (METHOD section 5; `off` is our default)."
+    "The reweighting of that name (`off` is our default, online weights are the published code's)."
     check_word("reweight", mode, OPTIONS["reweight"])
     return {"off": StaticWeights, "published": PublishedReweighting, "norm_matched": NormMatching}[mode](static, **options)
 

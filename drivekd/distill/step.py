@@ -46,7 +46,7 @@ class Outcome:
 
 # %% ../../nbs/api/distill/06a_step.ipynb #5cda8da9
 class Window:
-    "Gradients of each loss term over one accumulation window (METHOD section 4)."
+    "Gradients of each loss term over one accumulation window (projecting after accumulation is our choice)."
     def __init__(self,
         parameters: Iterable[nn.Parameter],  # what is trained
         recipe: Recipe,

@@ -18,7 +18,7 @@ from .objective import Needs, Signals, listen, needs, shares, target
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #d6513ac7
 class Teacher:
-    "A frozen model that serves the targets of one or more capabilities (METHOD section 3)."
+    "A frozen model that serves the targets of one or more capabilities (arXiv 2601.21288)."
     def __init__(self,
         vlm,  # `VLM`; is frozen here
         signals: Mapping[str, Signal],  # capability -> what it teaches

@@ -121,7 +121,7 @@ class LessonTrainer(Trainer):
 
 # %% ../../nbs/api/distill/07_trainer.ipynb #3bca34dc
 class MultiLossTrainer(LessonTrainer):
-    "One backward pass per loss term (METHOD sections 3 to 5)."
+    "One backward pass per loss term (arXiv 2601.21288)."
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         "One backward pass per term; returns what was minimised, once per combination."
         model.train()

@@ -83,6 +83,7 @@ def _check_source(source: str) -> None:
 def _reading(part: str, source: str) -> Iterator[None]:
     "Say in one sentence which part of which checkpoint transformers cannot read"
     try: yield
+    except (MemoryError, torch.OutOfMemoryError): raise  # the checkpoint is not to blame
     except Exception as e:  # OSError, SafetensorError, JSONDecodeError, AttributeError… whatever the damage hits
         reason = str(e).split("\n")[0].split(". ")[0]
         raise OSError(f"The {part} of checkpoint {source} cannot be read ({type(e).__name__}: {reason}); save or download it again.") from e

@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.records import VQARecord
-from ..distill.losses import answer_cross_entropy
+from ..distill.losses import answer_cross_entropy, answer_positions
 from ..models.batching import Batcher
 from ..models.loading import VLM, evaluating
 from .choices import closed_form
@@ -73,7 +73,7 @@ def answer_losses(
     with evaluating(vlm):
         for chunk in in_batches(records, batch_size, what, progress):
             batch = batcher([records[i] for i in chunk]).to(vlm.model.device)
-            logits = vlm.model(**batch.model_inputs(), use_cache=False).logits
+            logits = vlm.model(**batch.model_inputs(), logits_to_keep=answer_positions(batch.labels), use_cache=False).logits
             for i, loss in zip(chunk, answer_cross_entropy(logits, batch.labels).tolist(), strict=True): losses[i] = loss
     return losses
 

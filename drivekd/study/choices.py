@@ -126,7 +126,7 @@ def read_choice(
     reply: str,  # of a model
     options: Mapping[str, str] | Sequence[str],  # text by letter, or texts in order
 ) -> str | None:  # a letter, or None if none or several are meant
-    "The option a reply means (our rules; DATA lists how the published reader fails)."
+    "The option a reply means (our rules)."
     options = dict(options) if isinstance(options, Mapping) else dict(zip(LETTERS, options))
     text = _plain(reply)
     for pattern in _STATED:

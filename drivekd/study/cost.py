@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'STEPS', 'Tower', 'Size', 'random_vlm', 'random_batch', 'Bench', 'published', 'online', 'cached', 'sft',
            'floor_cached', 'floor_online', 'compare', 'check_equal', 'measure_times', 'peak_memory', 'memory_of',
            'memory_apart', 'flops', 'summary', 'versions', 'step_cost', 'exponent', 'by_length', 'exponents', 'as_text',
-           'parser', 'main']
+           'growth_as_text', 'parser', 'main']
 
 # %% ../../nbs/api/study/04a_cost.ipynb #f87f68d5
 import argparse
@@ -33,8 +33,8 @@ from ..distill.objective import static_weights
 from ..distill.step import Window
 from ..distill.teachers import Teachers
 from ..models.batching import Batch
-from ..models.families import InternVL
-from ..models.loading import VLM
+from ..models.families import family_of
+from ..models.loading import VLM, freeze
 from ..models.miniature import build_processor, miniature_config, train_tokenizer
 from .published import PARITY, published_step
 
@@ -79,7 +79,7 @@ def random_vlm(tower: Tower, size: Size, seed: int, device: str, dtype: str) -> 
     config.update(dict(tie_word_embeddings=False))
     torch.manual_seed(seed)
     with torch.device(device): model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-    return VLM(model.eval(), processor, InternVL(), "random")
+    return VLM(model.eval(), processor, family_of(config.to_dict()), "random")
 
 
 def random_batch(size: Size, device: str, seed: int = 0) -> Batch:
@@ -96,15 +96,14 @@ def random_batch(size: Size, device: str, seed: int = 0) -> Batch:
 # %% ../../nbs/api/study/04a_cost.ipynb #83c9f60a
 class Bench:
     "Models, one sample, and every kind of step on them."
-    def __init__(self, size: Size, device: str = "cpu", folder: str | Path | None = None, seed: int = 0):
+    def __init__(self, size: Size, folder: str | Path, device: str = "cpu", seed: int = 0):  # cached targets go to `folder`
         self.size, self.device, self.batch = size, device, random_batch(size, device)
         self.student = random_vlm(size.student, size, seed, device, "float32")
-        self.student.model.model.vision_tower.requires_grad_(False)
-        self.student.model.model.multi_modal_projector.requires_grad_(False)
+        freeze(self.student, "vision")
         self.teacher = random_vlm(size.teacher, size, seed + 1, device, size.dtype)
         self.vlms = dict.fromkeys(PARITY.terms[1:], self.teacher)
         self.teachers = Teachers(self.vlms, PARITY, size.student.layers)
-        self.cache = CachedTeachers(self.teachers, folder or tempfile.mkdtemp(), self.student.processor)
+        self.cache = CachedTeachers(self.teachers, folder, self.student.processor)
         self.parameters = [p for p in self.student.model.parameters() if p.requires_grad]
         self.order = [2, 0, 1]  # of stage 2
 
@@ -245,7 +244,7 @@ def peak_memory(
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
     before = _status("VmRSS")
     step()
-    return _status("VmHWM") - before
+    return max(4096, _status("VmHWM") - before)  # the kernel counts pages
 
 
 def _status(name: str) -> int:
@@ -261,13 +260,14 @@ def memory_of(
 ) -> int:  # bytes
     "Peak of one kind of step, in this process, which should do nothing else."
     check_word("step", kind, STEPS)
-    bench = Bench(size, device)
-    full, bench.batch = bench.batch, random_batch(replace(size, tokens=32), device)
-    STEPS[kind](bench)  # libraries set themselves up
-    bench.batch = full
-    if kind == "cached": bench.cache.targets(full)
-    bench.clear()
-    return peak_memory(lambda: STEPS[kind](bench), device)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(size, folder, device)
+        full, bench.batch = bench.batch, random_batch(replace(size, tokens=32), device)
+        STEPS[kind](bench)  # libraries set themselves up
+        bench.batch = full
+        if kind == "cached": bench.cache.targets(full)
+        bench.clear()
+        return peak_memory(lambda: STEPS[kind](bench), device)
 
 
 def memory_apart(kind: str, preset: str, tokens: int, device: str) -> int:
@@ -332,7 +332,7 @@ def step_cost(
     check_word("preset", preset, SIZES)
     size = replace(SIZES[preset], tokens=tokens or SIZES[preset].tokens)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(size, device, folder)
+        bench = Bench(size, folder, device)
         errors = compare(bench)
         check_equal(errors, 1e-4 if size.dtype == "float32" else 0.02)
         seconds = measure_times(bench, repeats)
@@ -353,7 +353,7 @@ def exponent(
 
 
 def by_length(
-    lengths: Sequence[int] = (300, 600, 1200, 2400),
+    lengths: Sequence[int],  # at least two that differ
     preset: str = "standard",
     repeats: int = 1,
     device: str = "cpu",
@@ -382,12 +382,28 @@ def as_text(
     return "\n".join([*lines, "", *(f"{name:18}{cost[name]:8.3f}" for name in summary(cost["seconds"], cost["memory_bytes"]))])
 
 
+_UNITS = {"seconds": ("seconds", 1), "memory_bytes": ("peak MB", 1e-6), "flops": ("GFLOP", 1e-9)}
+
+
+def growth_as_text(
+    costs: Sequence[dict],  # from `by_length`
+) -> str:
+    "A column for each length, and the exponent of each row."
+    fitted, lines = exponents(costs), [f"{costs[0]['preset']}: tokens in columns, {costs[0]['device']}, median of {costs[0]['repeats']}"]
+    for what, (unit, factor) in _UNITS.items():
+        lines.append(f"{unit:14}" + "".join(f"{c['sizes']['tokens']:10d}" for c in costs) + f"{'exponent':>10}")
+        lines += [f"{kind:14}" + "".join(f"{factor * c[what][kind]:10.3f}" for c in costs) + f"{p:10.2f}" for kind, p in fitted[what].items()]
+    return "\n".join(lines)
+
+
 def parser() -> argparse.ArgumentParser:
     "Arguments of `drivekd bench`."
     p = argparse.ArgumentParser(prog="drivekd bench", description="Time one distillation step against the published algorithm, fine-tuning and the floor.")
     p.add_argument("what", choices=("step",))
     p.add_argument("--preset", default="standard", choices=tuple(SIZES), help="sizes of models and sequence")
-    p.add_argument("--tokens", type=int, help="length of the sequence instead of the preset's")
+    length = p.add_mutually_exclusive_group()
+    length.add_argument("--tokens", type=int, help="length of the sequence instead of the preset's")
+    length.add_argument("--lengths", type=int, nargs="+", metavar="TOKENS", help="several lengths: a table, and how everything grows with them")
     p.add_argument("--repeats", type=int, default=3, help="rounds; the median counts")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--json", action="store_true", help="print one JSON object")
@@ -398,7 +414,13 @@ def main(
     argv: Sequence[str] | None = None,  # arguments after `bench`
 ) -> int:  # exit code
     "The program `drivekd bench`."
-    args = parser().parse_args(argv)
+    program = parser()
+    args = program.parse_args(argv)
+    if args.lengths:
+        if len(set(args.lengths)) < 2: program.error(f"--lengths takes at least two lengths that differ, found {args.lengths}; give for example 300 600 1200")
+        costs = by_length(args.lengths, args.preset, args.repeats, args.device)
+        print(json.dumps({"costs": costs, "exponents": exponents(costs)}) if args.json else growth_as_text(costs))
+        return 0
     cost = step_cost(args.preset, args.tokens, args.repeats, args.device)
     print(json.dumps(cost) if args.json else as_text(cost))
     return 0

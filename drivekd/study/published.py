@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..distill.capabilities import Capability, Recipe, layer_plan, mixing_rows, with_options
+from ..distill.capabilities import Capability, Recipe, layer_plan, term_weights, with_options
 
 # %% ../../nbs/api/study/04_published.ipynb #0ecb0043
 PARITY = with_options("agp", denominator="published", support="published", scope="micro_batch", freeze="none")
@@ -110,6 +110,7 @@ def project(anchor: Grads, followers: Sequence[Grads], permutation: Sequence[int
 class PublishedStep:
     "What a step gave."
     losses: dict[str, float]  # "ce" and capabilities, unmixed
+    norms: dict[str, float]  # of their gradients, before weights and mixing: what reweighting looks at
     gradient: Grads  # combined
 
 
@@ -128,11 +129,10 @@ def published_step(
     for capability in recipe.capabilities:
         with torch.no_grad(): taught = full_pass(teachers[capability.name], batch)  # the previous one lives until this is done
         losses[capability.name] = role_loss(capability, shown.attentions, taught.attentions, batch)
-    weights = {"ce": recipe.ce_weight} | {c.name: c.weight * share for c, share in zip(recipe.capabilities, mixing_rows(recipe)[batch.capabilities[0]], strict=True)}
+    weights = term_weights(recipe, batch.capabilities[0])
     base = {n: copied_gradient(loss, parameters, retain=True) for n, loss in losses.items()}
-    norms = {n: dot(grads, grads) ** 0.5 for n, grads in base.items()}  # for reweighting
+    norms = {n: dot(grads, grads) ** 0.5 for n, grads in base.items()}
     weighted = {n: clone(grads, weights[n]) for n, grads in base.items()}
     total = project(weighted["ce"], [weighted[c.name] for c in recipe.capabilities], permutation)
     for p, old, new in zip(parameters, before, total, strict=True): p.grad = new if old is None else old + new
-    assert norms.keys() == losses.keys()
-    return PublishedStep({n: loss.item() for n, loss in losses.items()}, total)
+    return PublishedStep({n: loss.item() for n, loss in losses.items()}, norms, total)

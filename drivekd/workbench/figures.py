@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'PANORAMA', 'POINTS', 'viridis', 'resample', 'attention_shares', 'common_grid', 'common_scale',
-           'camera_overlay', 'difference_overlay', 'layout', 'stack', 'six_cameras', 'teacher_student',
-           'read_telemetry', 'with_gaps', 'running_mean', 'loss_curves', 'cosine_pairs', 'cosine_timelines',
-           'accuracy_bars', 'plotly_script', 'figure_html']
+           'camera_overlay', 'difference_overlay', 'layout', 'stack', 'six_cameras', 'teacher_student', 'with_gaps',
+           'running_mean', 'loss_curves', 'cosine_pairs', 'cosine_timelines', 'accuracy_bars', 'plotly_script',
+           'figure_html']
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #4f9bc7b2
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -269,19 +267,6 @@ def teacher_student(
     top = common_scale(first, second)
     rows = [six_cameras(images, g, n, top, tags, pane_width) for g, n in ((first, titles[0]), (second, titles[1]))]
     return stack(*rows, _differences(images, first, second, f"{titles[1]} minus {titles[0]}", pane_width), gap=16)
-
-# %% ../../nbs/api/workbench/01_figures.ipynb #c7e5bd90
-def read_telemetry(path: Path) -> list[dict]:
-    "Rows of a JSON Lines log; a torn last line (a killed run) is left out."
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as e:
-            if number < len(lines):
-                raise ValueError(f"{path} line {number} is not JSON ({e.msg}); the log was edited or two runs wrote to it") from None
-    return rows
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #2dda91f9
 def with_gaps(
