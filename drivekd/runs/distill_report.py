@@ -160,7 +160,7 @@ def gaze_picture(
     "Teacher and student looking at one question, and the difference."
     layer = SINGLE_LAYER[capability]
     titles = tuple(f"{who}, {layer} layer" for who in (f"{capability.capitalize()} teacher", label))
-    return teacher_student(photographs(record), gaze(teacher, record, layer), gaze(student, record, layer), titles, marks(record), 320 if len(record.images) > 1 else 220)
+    return teacher_student(photographs(record), gaze(teacher, record, layer), gaze(student, record, layer), titles, marks(record), 320)
 
 
 def gaze_pictures(
