@@ -31,7 +31,7 @@ def tiny(tmp_path_factory):
     "A world of few scenes as a file, and random models that share its tokenizer."
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny")
-    path = write_world(folder / "world", 4, "train", size=(160, 90), per_frame=9, progress=False)  # enough that the held-out frame asks about an object for every teacher
+    path = write_world(folder / "world", 6, "train", size=(160, 90), per_frame=9, progress=False)  # enough that the held-out frames ask about an object for every teacher
     texts = [t.text for r in read_records(path) for t in r.turns]
     sizes = {"student": "student"} | {f"teacher_{c}": "student" for c in CAPABILITIES}  # teachers as small as students: this is about wiring
     return {name: checkpoint(folder / name, texts, size, seed) for seed, (name, size) in enumerate(sizes.items())} | {"data": str(path), "folder": folder, "texts": texts}

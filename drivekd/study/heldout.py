@@ -40,7 +40,7 @@ def frame_groups(
 # %% ../../nbs/api/study/01a_heldout.ipynb #27505ed1
 def _rank(group: Sequence[VQARecord], seed: int) -> str:
     "A frame's place in a random order that depends on itself only."
-    return hashlib.sha256(f"{seed} {min(_keys(group[0]))}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed} {min(r.id for r in group)}".encode()).hexdigest()  # not by path: a split is the same on every machine
 
 
 def split_frames(
