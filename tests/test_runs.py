@@ -108,7 +108,7 @@ def test_both_students_saw_the_same_samples_and_ended_elsewhere(finished, tiny):
     (dict(teacher_planning="nowhere/at/all"), "There is no checkpoint at nowhere/at/all"),
     (dict(data="missing.json"), "there is no file of questions at missing.json"),
     (dict(image_root="no/such/folder"), "image root must be a folder"),
-    (dict(held_out=1.5), "fraction between 0 and 1"),
+    (dict(held_out=1.5), "held_out must lie between 0 and 1"),
     (dict(freeze="everything"), "freeze must be one of"),
     (dict(precision="fp16"), "parameter precision must be 'float32' or 'bfloat16', found 'fp16'"),
     (dict(dtype="float16"), "parameter dtype must be 'float32' or 'bfloat16', found 'float16'"),

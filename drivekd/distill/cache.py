@@ -19,10 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..data.jsonfiles import write_aside
 from .capabilities import Signal, check_word
 from .losses import answer_positions, full_pairs, text_to_vision_pairs
 from .objective import Signals, shares
-from .runfiles import write_aside
 from .teachers import Teachers
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..data.jsonfiles import write_aside
+
 # %% ../../nbs/api/runs/00b_privacy.ipynb #d585bcf1
 _FORMS = re.compile("|".join((
     r"\bhf_[A-Za-z0-9]{20,}",
@@ -60,10 +62,8 @@ _TEXT = {".ipynb", ".json", ".jsonl", ".yaml", ".yml", ".html", ".txt", ".md", "
 
 
 def replace_text(path: Path, text: str) -> None:
-    "Write aside and rename: readers see the old file or the new one, never half of it."
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(aside, path)
+    "Readers see the old file or the new one, never half of it."
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 # %% ../../nbs/api/runs/00b_privacy.ipynb #275adfb8
 def clean_file(path: Path, folders: Mapping[str, str], values: Iterable[str]) -> int:

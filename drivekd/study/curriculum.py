@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 
 from ..data.cameras import CAMERAS, parse_tags
 from ..data.formats import PLACEHOLDER, Turn
+from ..data.jsonfiles import write_aside
 from ..data.questions import SELECT
 from ..data.records import VQARecord
 from ..data.traffic import COLORS, KINDS, MOVING_STATUS, VEHICLES
 from ..distill.hooks import QueryKey, capture_hidden, capture_query_key
-from ..distill.runfiles import trim_telemetry, write_aside
+from ..distill.runfiles import trim_telemetry
 from ..distill.teachers import fingerprint
 from ..models.batching import Batcher, covered, pad
 from ..models.loading import VLM
@@ -81,15 +82,14 @@ def after_tags(answer: str) -> list[tuple[int, int]]:
 def learned_logits(
     vlm: VLM,
     lessons: Sequence[Lesson],
-    features: Tensor | None, # [pictures of all lessons, 64, width]; None without pictures
+    features: Tensor, # [pictures of all lessons, 64, width]
 ) -> tuple[Tensor, Tensor]: # [learned, vocabulary] and the right tokens [learned]
     "What the model expects where something is learned"
     tokenizer = vlm.processor.tokenizer
     ids = pad([l.input_ids for l in lessons], tokenizer.pad_token_id, "right")
     mask = pad([torch.ones_like(l.input_ids) for l in lessons], 0, "right")
     targets = pad([l.labels for l in lessons], -100, "right")[:, 1:]
-    pictures = {} if features is None else vlm.family.seen(features)
-    hidden = vlm.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **pictures).last_hidden_state[:, :-1]
+    hidden = vlm.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **vlm.family.seen(features)).last_hidden_state[:, :-1]
     return vlm.model.get_output_embeddings()(hidden[targets >= 0]), targets[targets >= 0]
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #e29c4317
@@ -223,7 +223,7 @@ class Point:
         "Losses of looking (mean over layers) and of naming column and row (sum)"
         sequence = torch.cat([torch.full_like(l.ends, i) for i, l in enumerate(lessons)])
         ends, places = torch.cat([l.ends for l in lessons]), torch.cat([l.places for l in lessons])
-        columns = torch.stack([vlm.family.vision_mask(vlm.model.config, lessons[i].input_ids).nonzero()[:, 0] for i in sequence.tolist()])
+        columns = torch.stack([vlm.family.vision_mask(vlm.model.config, l.input_ids).nonzero()[:, 0] for l in lessons])[sequence]
         looking = [looking_loss(layer, sequence, ends, columns, place_shares(places)) for layer in seen.values()]
         at, end = (places * FINE).long().clamp(max=FINE - 1), F.rms_norm(states[sequence, ends], states.shape[-1:])
         return torch.stack(looking).mean(), sum(F.cross_entropy(head(end), at[:, i]) for i, head in enumerate(self.heads))
@@ -340,8 +340,7 @@ def train(
     report: Callable[[], dict] | None = None, # extra numbers for the log, at every checkpoint
 ) -> VLM:
     "Train a model on a task with AdamW; resumes from `folder`"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     about = identity(vlm, task, steps, learning_rate, seed)
     vlm.model.requires_grad_(False)
     modules = task.modules(vlm).requires_grad_(True)
@@ -356,10 +355,13 @@ def train(
         schedule.step()
         bar.set_postfix(loss=f"{loss:.3f}")
         saving = step + 1 == steps or (step + 1) % save_every == 0
-        extra = report() if report and saving else {}
-        with open(folder / "losses.jsonl", "a") as log: log.write(json.dumps(dict(step=step + 1, loss=loss, **extra)) + "\n")
+        _log(folder, step=step + 1, loss=loss, **(report() if report and saving else {}))
         if saving: _save(folder, step + 1, about, parts)
     return vlm
+
+def _log(folder: Path, **numbers) -> None:
+    "One line of the curve"
+    with open(folder / "losses.jsonl", "a") as log: log.write(json.dumps(numbers) + "\n")
 
 def _step(vlm: VLM, task, modules: nn.Module, optimizer, rng: np.random.Generator) -> float:
     "One optimizer step; a loss or gradient that is not finite stops the run before it harms"

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data.cameras import CAMERAS
+from ..data.jsonfiles import write_aside
 from ..data.questions import clear, name, questions
 from ..data.render import grid_labels, look
 from ..data.traffic import COLORS, KINDS, SPEEDS, STEERING, VEHICLES, simulate
 from ..data.world import scenario_seed
-from ..distill.runfiles import write_aside
 from ..models.loading import VLM
 from ..models.miniature import TILE
 
