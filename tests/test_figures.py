@@ -270,17 +270,17 @@ def test_pictures_of_other_data_sets_are_shown_too():
 
 def test_teacher_and_student_may_have_different_grids_but_need_the_same_cameras():
     images = {"CAM_FRONT": photo()}
-    out = F.teacher_student(images, {"CAM_FRONT": np.eye(4)}, {"CAM_FRONT": np.ones((2, 2))}, pane_width=80)
+    out = F.teacher_student(images, {"CAM_FRONT": np.eye(4)}, {"Student": {"CAM_FRONT": np.ones((2, 2))}}, pane_width=80)
     assert out.width >= 160
     with pytest.raises(ValueError, match="one map per picture"):
-        F.teacher_student(images, {"CAM_FRONT": np.eye(4)}, {"CAM_BACK": np.eye(4)})
+        F.teacher_student(images, {"CAM_FRONT": np.eye(4)}, {"Student": {"CAM_BACK": np.eye(4)}})
 
 
 def test_equal_maps_have_no_difference():
     images, maps = {"CAM_FRONT": photo()}, {"CAM_FRONT": np.arange(1.0, 17).reshape(4, 4)}
     first, second = F.common_grid(maps, {"CAM_FRONT": maps["CAM_FRONT"] * 7})
     assert np.allclose(first["CAM_FRONT"], second["CAM_FRONT"])
-    assert F.teacher_student(images, maps, maps, pane_width=80)
+    assert F.teacher_student(images, maps, {"Student": maps}, pane_width=80)
 
 
 def test_one_sink_does_not_darken_all_other_cells():

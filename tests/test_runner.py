@@ -495,3 +495,22 @@ def test_importing_the_runner_is_light():
     heavy = ("torch", "papermill", "plotly", "IPython", "transformers")
     code = f"import sys, drivekd.runs.runner; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_running_run_says_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "PULSE", 0.1)
+    path, seen = notebook(tmp_path / "t.ipynb", PARAMETERS, "import time; time.sleep(4)", WRITE), []
+    monkeypatch.setattr(runner, "write_status", lambda result: seen.append((result.status, result.cell, result.cells, result.seconds)))
+    assert run(path, out=tmp_path / "run").ok
+    assert ("running", 2, 3) in {s[:3] for s in seen} and seen[-1][0] == "ok" and seen[-1][1] is None
+    times = [s[3] for s in seen]
+    assert times == sorted(times) and times[-2] > 2
+
+
+def test_a_notebook_that_refuses_after_it_wrote_something_loses_nothing(tmp_path):
+    refuse = "from drivekd.runs.parameters import RunError; raise RunError('no such recipe')"
+    path = notebook(tmp_path / "t.ipynb", PARAMETERS, "from drivekd.runs.runner import run_folder; (run_folder('t') / 'made.txt').write_text('x')", refuse)
+    result = run(path, out=tmp_path / "run")
+    assert result.status == "failed" and result.error == "no such recipe" and (tmp_path / "run" / "made.txt").exists()
+    with pytest.raises(RunError, match="no such recipe"): run(notebook(tmp_path / "u.ipynb", PARAMETERS, refuse), out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()

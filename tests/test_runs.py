@@ -13,7 +13,7 @@ from drivekd.data.world import write_world
 from drivekd.models.families import InternVL
 from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
-from drivekd.runs.parameters import declared, load_notebook
+from drivekd.runs.parameters import RunError, declared, load_notebook
 from drivekd.runs.runner import main, project_root, run
 
 RUNS = sorted((project_root() / "nbs" / "runs").glob("*.ipynb"))
@@ -124,13 +124,13 @@ def test_a_capability_without_questions_is_named(tiny, tmp_path, monkeypatch):
     records = [r for r in json.loads(Path(tiny["data"]).read_text()) if r["question_type"] != "planning"]
     data = tmp_path / "two.json"
     data.write_text(json.dumps(records))
-    with pytest.raises(ValueError, match=r"no question for \['planning'\]"):
+    with pytest.raises(RunError, match=r"no question for \['planning'\]"):
         play("distill", tmp_path, monkeypatch, **settings(tiny, data=str(data), image_root=str(Path(tiny["data"]).parent)))
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(tiny, tmp_path, monkeypatch):
     stranger = checkpoint(tmp_path / "stranger", tiny["texts"], "student", 9, vocabulary=380)
-    with pytest.raises(ValueError, match="reasoning teacher must use the student's tokenizer"):
+    with pytest.raises(RunError, match="reasoning teacher must use the student's tokenizer"):
         play("distill", tmp_path, monkeypatch, **settings(tiny, teacher_reasoning=stranger))
 
 
@@ -142,12 +142,21 @@ def test_a_file_without_any_usable_question_says_why(tiny, tmp_path, monkeypatch
     assert "\n" not in str(error.value)
 
 
+def pairs(tiny, **changes):
+    "Settings as a shell has them."
+    return [x for name, value in settings(tiny, **changes).items() for x in ("-p", f"{name}={value}")]
+
+
+def test_a_mistake_in_a_parameter_leaves_no_folder(tiny, tmp_path, capfd):
+    assert main(["distill", *pairs(tiny, preset="apg"), "--out", str(tmp_path / "run")]) == 2
+    assert "did you mean 'agp'?" in capfd.readouterr().err and not (tmp_path / "run").exists()
+
+
 def test_a_failed_run_says_so_to_the_shell_and_in_its_folder(tiny, tmp_path, capfd):
     out = tmp_path / "run"
-    pairs = [x for name, value in settings(tiny, preset="agpp").items() for x in ("-p", f"{name}={value}")]
-    assert main(["distill", *pairs, "--out", str(out)]) == 1
+    assert main(["distill", *pairs(tiny, learning_rate=1e30), "--out", str(out)]) == 1
     status = json.loads((out / "status.json").read_text())
-    assert status["status"] == "failed" and "agpp" in status["error"] and "\n" not in status["error"]
+    assert status["status"] == "failed" and "finite" in status["error"] and "\n" not in status["error"]
     assert status["error"] in capfd.readouterr().err and not (out / "result.json").exists()
 
 

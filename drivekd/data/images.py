@@ -77,7 +77,7 @@ _FLAGS = os.O_RDONLY | sum(getattr(os, f, 0) for f in ("O_NONBLOCK", "O_NOFOLLOW
 def _open(ref: ImageRef) -> BinaryIO:
     "A regular, non-empty file inside the root, open for reading."
     try: handle = os.open(_inside(ref), _FLAGS)
-    except (FileNotFoundError, NotADirectoryError): raise DataError("image-missing", f"there is no picture {show_path(ref.path)}; check the image root and the prefix map") from None
+    except (FileNotFoundError, NotADirectoryError): raise DataError("image-missing", f"there is no picture {show_path(ref.path)}; give the folder that paths are relative to (image_root, --image-root) or replace their beginning (prefix_map, --prefix-map)") from None
     except IsADirectoryError: raise DataError("image-not-a-file", f"a picture must be a regular file, {show_path(ref.path)} is not") from None
     except (OSError, RuntimeError) as e:
         raise DataError("image-unreadable", f"{show_path(ref.path)} cannot be opened ({getattr(e, 'strerror', None) or 'links in a circle'})") from None

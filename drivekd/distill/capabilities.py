@@ -11,6 +11,7 @@ __all__ = ['WHATS', 'LAYERS', 'REGIONS', 'DISTANCES', 'MATCHES', 'DENOMINATORS',
 # %% ../../nbs/api/distill/00_capabilities.ipynb #d898e1d9
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 
 # %% ../../nbs/api/distill/00_capabilities.ipynb #e1139512
 WHATS = ("attention", "hidden", "logits")
@@ -24,7 +25,8 @@ DENOMINATORS = ("causal", "published")
 def check_word(field_name: str, value: object, allowed: Sequence[str]):
     "Refuse a word that is not in the list."
     if value not in allowed:
-        raise ValueError(f"{field_name} must be one of {', '.join(map(repr, allowed))}, found {value!r}.")
+        close = get_close_matches(str(value), allowed, n=1)
+        raise ValueError(f"{field_name} must be one of {', '.join(map(repr, allowed))}, found {value!r}{f'; did you mean {close[0]!r}?' if close else '.'}")
 
 
 def _not_negative(field_name: str, value: object):

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'PRECISIONS', 'CLOSED_KINDS', 'TEACHER', 'SINGLE_LAYER', 'find', 'label_of', 'check_counts', 'check_share',
-           'check_precisions', 'recipe_of', 'choose_device', 'load_teachers', 'Questions', 'world_cache', 'from_world',
-           'from_file', 'teach', 'peak_memory', 'Examination', 'of_capability', 'chosen_questions', 'examine',
-           'gaze_distances', 'shown_question', 'tagged_question']
+           'check_precisions', 'recipe_of', 'choose_device', 'load_models', 'Questions', 'world_cache', 'from_world',
+           'from_file', 'to_learn', 'teach', 'peak_memory', 'Examination', 'in_order', 'of_capability',
+           'chosen_questions', 'examine', 'gaze_distances', 'shown_question', 'tagged_question']
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #c58dbf23
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from ..data.questions import CHOICE_KINDS, KINDS
 from ..data.records import VQARecord, read_records
 from ..data.world import cached_world
 from ..distill.capabilities import DRIVING, Recipe, make_recipe, to_dict, with_options
-from ..distill.trainer import DistillationConfig, distill
+from ..distill.teachers import check_teachers
+from ..distill.trainer import DistillationConfig, distill, select
 from ..models.loading import VLM, load_vlm
-from .parameters import RunError
+from .parameters import RunError, refusals
 from .runner import project_root
 from ..study.benchmark import Row, answer_losses, evaluate, is_closed
 from ..study.gaze import gaze, marks, misplaced, picture_names
@@ -69,6 +70,7 @@ def check_precisions(**values: str) -> None:
         if value not in PRECISIONS: raise RunError(f"parameter {name} must be 'float32' or 'bfloat16', found {value!r}; leave it out for 'float32'")
 
 
+@refusals()
 def recipe_of(
     preset: str,
     **options: str | float,  # of `Recipe`; empty text: as the preset says
@@ -86,14 +88,19 @@ def choose_device(name: str = "auto") -> str:
     return name if name != "auto" else "cuda" if there else "cpu"
 
 
-def load_teachers(
-    paths: Mapping[str, str],  # capability → checkpoint
-    dtype: str = "float32",
+@refusals()
+def load_models(
+    student: str,  # folder or hub id
+    teachers: Mapping[str, str],  # capability → folder or hub id
+    dtype: str = "float32",  # of the teachers
     device: str = "cpu",
-) -> dict[str, VLM]:  # the same object for the same checkpoint
-    "Load each checkpoint once."
-    loaded = {path: load_vlm(path, dtype, device) for path in dict.fromkeys(paths.values())}
-    return {name: loaded[path] for name, path in paths.items()}
+) -> tuple[VLM, dict[str, VLM]]:  # student base, teachers; the same object for the same checkpoint
+    "Load each checkpoint once; teachers whose tokens are not the student's are refused."
+    base = load_vlm(find(student), device=device)
+    loaded = {path: load_vlm(find(path), dtype, device) for path in dict.fromkeys(teachers.values())}
+    found = {name: loaded[path] for name, path in teachers.items()}
+    check_teachers(base, found)
+    return base, found
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #587e939b
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ def from_world(
     return Questions(train.parent, list(read_records(train)), list(read_records(test)), 0, 0, True)
 
 
+@refusals()
 def from_file(path: str, image_root: str, held_out: float, seed: int) -> Questions:
     "A file of questions, split by frame."
     if not Path(path).is_file(): raise RunError(f"there is no file of questions at {path}; give an existing JSON file, or data= (empty) for the miniature world")
@@ -141,6 +149,12 @@ def from_file(path: str, image_root: str, held_out: float, seed: int) -> Questio
         raise RunError(f"{path} gives no question about perception, reasoning or planning: {len(records)} read, {len(records.skipped)} skipped{why}")
     learn, held = split_frames(known, held_out, seed)
     return Questions(Path(path), learn, held, len(records.skipped), len(records) - len(known), False)
+
+
+@refusals()
+def to_learn(quiz: Questions, recipe: Recipe) -> list[VQARecord]:
+    "The questions that a recipe trains on."
+    return select(quiz.learn, recipe)
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #99d51ac6
 def teach(
@@ -183,6 +197,12 @@ class Examination:
     asked: dict[str, VQARecord]  # all questions by id, open ones too
 
 
+def in_order(records: Iterable[VQARecord]) -> list[VQARecord]:
+    "Perception, reasoning, planning, as everywhere on the page."
+    names = [c.name for c in DRIVING]
+    return sorted(records, key=lambda r: names.index(r.capability))
+
+
 def of_capability(records: Sequence[VQARecord], name: str) -> list[VQARecord]:
     "The records of one capability."
     return [r for r in records if r.capability == name]
@@ -193,8 +213,9 @@ def chosen_questions(
     per_capability: int,  # closed questions of each, and as many of all kinds for the answer loss
     seed: int = 0,
 ) -> tuple[list[VQARecord], list[VQARecord]]:  # closed ones, all kinds
-    "What is asked."
-    return pick(filter(is_closed, held_out), per_capability, seed), pick(held_out, per_capability, seed)
+    "What is asked, capability by capability."
+    closed, everything = pick(filter(is_closed, held_out), per_capability, seed), pick(held_out, per_capability, seed)
+    return in_order(closed), in_order(everything)
 
 
 def examine(
@@ -242,10 +263,11 @@ def gaze_distances(
 
 def shown_question(
     records: Sequence[VQARecord],
+    capability: str,
     seed: int = 0,
 ) -> VQARecord | None:  # None if no question has a picture
-    "The question of the report's attention maps: as many cameras as possible, with one right answer if there is such."
-    asked = pick((r for r in records if r.images), len(records), seed)
+    "A capability's question for the report's attention maps: as many cameras as possible, with one right answer if there is such."
+    asked = pick((r for r in of_capability(records, capability) if r.images), len(records), seed)
     return max(asked, key=lambda r: (len(r.images), is_closed(r)), default=None)
 
 

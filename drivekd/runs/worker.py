@@ -90,6 +90,7 @@ def _announce(manager: Any, terminal: Terminal, outcome: dict) -> None:
 
     def cell_start(cell: dict, cell_index: int | None = None, **kwargs: Any) -> None:
         outcome["cell"] = cell_index
+        Path("outcome.json").write_text(json.dumps(outcome), encoding="utf-8")  # the parent shows it in status.json
         if cell_index in codes:
             terminal.line(f"[{codes.index(cell_index) + 1}/{len(codes)}] {names[cell_index]}".rstrip())
         start(cell, cell_index=cell_index, **kwargs)
