@@ -20,7 +20,7 @@ from ..models.loading import VLM
 from .comparison import SINGLE_LAYER, TEACHER, Examination, Questions, in_order, shown_question, tagged_question
 from .report import Html, Section, between, details, facts, figure, gain, note, picture, qa, rate, table
 from ..study.benchmark import ALL, Row, Summary, as_plain, compare, moment, summarise, summary_of
-from ..study.gaze import gaze, marks, misplaced, photographs
+from ..study.gaze import gaze, marks, photographs
 from ..study.intervals import Difference, Interval, paired_difference
 from ..workbench.figures import accuracy_bars, cosine_timelines, loss_curves, palette, teacher_student
 
@@ -182,8 +182,7 @@ def gaze_picture(
     layer = SINGLE_LAYER[record.capability]
     target = gaze(teacher, record, layer)
     gazes = {label: gaze(vlm, record, layer) for label, vlm in students.items()}
-    titled = {f"{label}: {misplaced(target, g):.0%} elsewhere": g for label, g in gazes.items()}
-    return teacher_student(photographs(record), target, titled, f"{record.capability.capitalize()} teacher, {layer} layer", marks(record), 320)
+    return teacher_student(photographs(record), target, gazes, f"{record.capability.capitalize()} teacher, {layer} layer", marks(record), 320)
 
 
 def gaze_pictures(

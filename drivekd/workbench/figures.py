@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'PANORAMA', 'POINTS', 'palette', 'viridis', 'resample', 'attention_shares', 'common_grid', 'common_scale',
-           'camera_overlay', 'difference_overlay', 'layout', 'stack', 'six_cameras', 'teacher_student', 'with_gaps',
-           'running_mean', 'loss_curves', 'cosine_pairs', 'cosine_timelines', 'accuracy_bars', 'plotly_script',
-           'figure_html']
+           'camera_overlay', 'difference_overlay', 'layout', 'stack', 'beside', 'six_cameras', 'teacher_student',
+           'with_gaps', 'running_mean', 'loss_curves', 'cosine_pairs', 'cosine_timelines', 'accuracy_bars',
+           'plotly_script', 'figure_html']
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #4f9bc7b2
 import hashlib
@@ -220,6 +220,13 @@ def stack(*sheets: Image.Image, gap: int = 10) -> Image.Image:
         y += sheet.height + gap
     return out
 
+
+def beside(left: Image.Image, right: Image.Image, gap: int = 16) -> Image.Image:
+    "Two pictures side by side on white."
+    out = Image.new("RGB", (left.width + gap + right.width, max(left.height, right.height)), _PAPER)
+    out.paste(left, (0, 0)); out.paste(right, (left.width + gap, 0))
+    return out
+
 # %% ../../nbs/api/workbench/01_figures.ipynb #ae60c8d0
 def six_cameras(
     images: Mapping[str, Image.Image],  # photograph per camera name
@@ -242,6 +249,11 @@ def six_cameras(
     return stack(panel, bar, gap=4)
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #1548ec8e
+def _elsewhere(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
+    "Total variation of two sets of shares on one grid."
+    return sum(float(np.abs(second[c] - first[c]).sum()) for c in first) / 2
+
+
 def _differences(
     images: Mapping[str, Image.Image], first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], title: str, pane_width: int
 ) -> Image.Image:
@@ -252,8 +264,7 @@ def _differences(
     panel = _panel({c: difference_overlay(fitted[c], d, top) for c, d in delta.items()}, notes, title)
     v = np.linspace(-1, 1, 160)[:, None]
     colours = (255 * (1 - abs(v)) + np.where(v > 0, _MORE, _LESS) * abs(v)).astype(np.uint8)
-    moved = sum(np.abs(d).sum() for d in delta.values()) / 2
-    text = f"or more per cell; {moved:.0%} of the attention lies elsewhere (total variation)"
+    text = f"or more per cell; {_elsewhere(first, second):.0%} of the attention lies elsewhere (total variation)"
     return stack(panel, _scale(panel.width, colours, f"-{_percent(top)}", f"+{_percent(top)}", text), gap=4)
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #cb57f344
@@ -272,9 +283,12 @@ def teacher_student(
             raise ValueError(f"{name} has maps for {sorted(grids)}, the pictures are {sorted(images)}; give one map per picture")
     maps = dict(zip(named, common_grid(*named.values()), strict=True))
     top = common_scale(*maps.values())
-    rows = [six_cameras(images, g, n, top, tags, pane_width) for n, g in maps.items()]
-    last = list(maps)[-1]
-    return stack(*rows, _differences(images, maps[title], maps[last], f"{last} minus {title}", pane_width), gap=16)
+    last, notes = list(maps)[-1], {n: f": {_elsewhere(maps[title], maps[n]):.0%} elsewhere" for n in students}
+    sheets = [six_cameras(images, g, n + notes.get(n, ""), top, tags, pane_width) for n, g in maps.items()]
+    sheets.append(_differences(images, maps[title], maps[last], f"{last} minus {title}", pane_width))
+    if len(images) > 1: return stack(*sheets, gap=16)
+    pairs = [sheets[i : i + 2] for i in range(0, len(sheets), 2)]  # one camera leaves room for two
+    return stack(*(beside(*pair) if len(pair) == 2 else pair[0] for pair in pairs), gap=16)
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #2dda91f9
 def with_gaps(
