@@ -18,6 +18,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from ..data.records import VQARecord
 from .agp import load_weighting_state, weighting_state
 from .capabilities import Recipe, make_recipe
+from .lengths import token_counts
 from .lora import load_lora, merge_lora
 from .machine import gathered, is_out_of_memory, noted_signals, ways_to_save
 from .multiloss import DistillationConfig, ReportingTrainer
@@ -167,7 +168,9 @@ def distill(
     recipe = make_recipe(args.recipe)
     check_teachers(student, teachers or {})
     batcher = Batcher(student, role_marker=recipe.answer_mask == "published")
-    trainer = DistillationTrainer(student, teachers, args, select(records, recipe), batcher, eval_dataset=eval_records, **kwargs)
+    chosen = select(records, recipe)
+    lengths = token_counts(chosen, batcher) if args.train_sampling_strategy == "group_by_length" else None
+    trainer = DistillationTrainer(student, teachers, args, chosen, batcher, lengths, eval_dataset=eval_records, **kwargs)
     output = trainer.train(resume_from_checkpoint=resume)
     if args.lora: merge_lora(student.model)
     return output
