@@ -25,6 +25,7 @@ from .multiloss import DistillationConfig, ReportingTrainer
 from .reweighting import load_reweighting_state, reweighting_state
 from .runfiles import (COMPLETE, SAVING, TELEMETRY, check_checkpoint, identity, last_checkpoint, load_extra, save_extra,
                                       trim_telemetry, written_aside)
+from .sharding import part_of, spread_moments, whole_model, whole_of
 from .teachers import check_teachers
 from ..models.batching import Batcher
 from ..models.loading import VLM
@@ -79,6 +80,18 @@ class RestartableTrainer(ReportingTrainer):
         if first: rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
         self.accelerator.wait_for_everyone()
 
+    def _save(self, output_dir: str | None = None, state_dict: Mapping | None = None) -> None:
+        "Whole weights, written by the first process."
+        if self.args.shard and state_dict is None: state_dict = whole_of(self.model.state_dict())
+        if self.args.should_save: super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        "Whole moments, written by the first process."
+        if not self.args.shard: return super()._save_optimizer_and_scheduler(output_dir)
+        moments = whole_of(self.optimizer.state_dict())
+        for name, state in (("optimizer.pt", moments), ("scheduler.pt", self.lr_scheduler.state_dict())):
+            if self.args.should_save: torch.save(state, Path(output_dir) / name)
+
     def _save_ours(self, folder: Path) -> None:
         "The state with the right best checkpoint, and what Trainer does not know."
         self.state.save_to_json(str(folder / "trainer_state.json"))
@@ -89,8 +102,8 @@ class RestartableTrainer(ReportingTrainer):
     def _load_from_checkpoint(self, checkpoint: str, model=None) -> None:
         "All weights or an error; Trainer's own loading skips names that transformers changes on saving: every weight of a VLM."
         if self.args.lora: return load_lora(self.model, checkpoint)
-        saved = type(self.model).from_pretrained(checkpoint, dtype=torch.float32)
-        self.model.load_state_dict(saved.state_dict(), strict=True)
+        saved, like = type(self.model).from_pretrained(checkpoint, dtype=torch.float32).state_dict(), self.model.state_dict()
+        self.model.load_state_dict({name: part_of(x, like[name]) if name in like else x for name, x in saved.items()}, strict=True)
 
     def _load_best_model(self) -> None:
         "The same for `load_best_model_at_end`."
@@ -99,6 +112,7 @@ class RestartableTrainer(ReportingTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         "Trainer's state, then ours."
         super()._load_optimizer_and_scheduler(checkpoint)
+        if self.args.shard: spread_moments(self.optimizer)
         part = load_extra(Path(checkpoint))
         load_reweighting_state(self.reweighting, part("reweighting"))
         self.lesson.load_projection_state(part("projections"))
@@ -173,4 +187,5 @@ def distill(
     trainer = DistillationTrainer(student, teachers, args, chosen, batcher, lengths, eval_dataset=eval_records, **kwargs)
     output = trainer.train(resume_from_checkpoint=resume)
     if args.lora: merge_lora(student.model)
+    if args.shard: student.model = whole_model(student.model)
     return output
