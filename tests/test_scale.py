@@ -96,24 +96,33 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
+AGP = {"preset": "agp", "reweight": "published", "weights": dict.fromkeys(CAPABILITIES, 200.0)}
+ROUTING = {"preset": "agp", "mixing": "identity", "anchor": "own", "scope": "micro_batch"}  # terms that only one process sees
+PARTS = {"shard": True}
+TOGETHER = {  # name of a run -> recipe and options
+    "agp": (AGP, {}), "routing": (ROUTING, {}), "agp in parts": (AGP, PARTS), "routing in parts": (ROUTING, PARTS),
+    "adam in parts": (AGP, PARTS | {"optim": "adamw_torch", "max_grad_norm": 0.5}),
+    "published support in parts": ({"preset": "agp", "support": "published"}, PARTS)}
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    "Folder of runs of two processes, by recipe."
+    "Folder of runs of two processes, by name."
     folder = tmp_path_factory.mktemp("two")
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", Path(__file__).with_name("two_processes.py"),
-                    str(folder), "2", json.dumps(TOGETHER)], check=True, timeout=600, capture_output=True)
+    subprocess.run([*LAUNCH, Path(__file__).with_name("two_processes.py"), str(folder), "2", json.dumps(TOGETHER)],
+                   check=True, timeout=600, capture_output=True)
     return folder
 
 
-TOGETHER = {"agp": {"preset": "agp", "reweight": "published", "weights": dict.fromkeys(CAPABILITIES, 200.0)},
-            "routing": {"preset": "agp", "mixing": "identity", "anchor": "own", "scope": "micro_batch"},  # terms that only one process sees
-            "resumed": {"preset": "agp"}}
+# what the chapter on several processes tells to type
+LAUNCH = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
 @pytest.mark.slow  # two processes import everything
-@pytest.mark.parametrize("name", ["agp", "routing"])
+@pytest.mark.parametrize("name", TOGETHER)
 def test_two_processes_give_the_result_of_one(tmp_path, two, name):
-    run(tmp_path, 4, TOGETHER[name])
+    recipe, options = TOGETHER[name]
+    run(tmp_path, 4, recipe, **options | {"shard": False})
     alone, together = torch.load(tmp_path / "result"), torch.load(two / name / "result")
     assert relative(together["weights"], alone["weights"]) < 1e-6 < 1e-3 < relative(tiny().model.state_dict(), alone["weights"])
     assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
@@ -124,6 +133,7 @@ def test_two_processes_give_the_result_of_one(tmp_path, two, name):
 
 
 @pytest.mark.slow
-def test_two_processes_write_one_whole_checkpoint(two):
-    folder = two / "agp" / "checkpoint-4"
+@pytest.mark.parametrize("name", ["agp", "adam in parts"])
+def test_two_processes_write_one_whole_checkpoint(two, name):
+    folder = two / name / "checkpoint-4"
     assert damaged_files(folder) == [] and {"rng_state_0.pth", "rng_state_1.pth", "drivekd.safetensors"} <= {p.name for p in folder.iterdir()}

@@ -47,6 +47,8 @@ class Outcome:
 # %% ../../nbs/api/distill/06a_step.ipynb #5cda8da9
 class Window:
     "Gradients of each loss term over one accumulation window (projecting after accumulation is our choice)."
+    reduce: Callable[[Tensor], Tensor] | None = None  # sums inner products over processes that hold parts of the gradients
+
     def __init__(self,
         parameters: Iterable[nn.Parameter],  # what is trained
         recipe: Recipe,
@@ -78,11 +80,14 @@ class Window:
             weight = weights[name.split(":")[0]]  # own anchors "ce:x" share the weight of "ce"
             if not loss.requires_grad:
                 raise ValueError(f"Loss {name!r} reaches no trainable parameter: freeze less, or leave it out of the recipe.")
-            self.buffers[name] = backward_into(loss * (weight * scale), self.parameters, self.buffers.get(name),
-                                               backward, retain=i < len(losses) - 1)
+            self._collect(name, loss * (weight * scale), backward, retain=i < len(losses) - 1)
             self.losses[name] = self.losses.get(name, 0) + loss.detach() * scale
             self.mass[name] = self.mass.get(name, 0) + scale * sum(shares[name]) / len(shares[name])
             self.weights[name] = weight
+
+    def _collect(self, name: str, loss: Tensor, backward: Callable, retain: bool) -> None:
+        "Add the gradient of one term to its buffer."
+        self.buffers[name] = backward_into(loss, self.parameters, self.buffers.get(name), backward, retain)
 
     def combine(self,
         key: Sequence[int],  # what stage 2's random order depends on, for example (step, micro-batch)
@@ -90,7 +95,7 @@ class Window:
     ) -> Outcome:
         "Resolve conflicts among the terms collected so far, once."
         r, names = self.recipe, [name for name in term_names(self.recipe) if name in self.buffers]
-        grads, telemetry = resolve([self.buffers[n] for n in names], self.method, r.support, terms=names, anchor=r.anchor,
+        grads, telemetry = resolve([self.buffers[n] for n in names], self.method, r.support, self.reduce, terms=names, anchor=r.anchor,
                                    stage1=r.stage1, stage2=self.stage2, ce_count=r.ce_count, permutation=permutation,
                                    key=(self.seed, *key), options=r.conflict_options)
         self.total = grads if self.total is None else [_sum(a, b) for a, b in zip(self.total, grads, strict=True)]
