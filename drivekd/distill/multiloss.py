@@ -188,6 +188,7 @@ class ReportingTrainer(MultiLossTrainer):
         if "loss" in logs and self.recent:
             logs |= summary(self.recent)
             self.recent = []
+        logs.pop("train_loss", None)  # Trainer's mean over steps of whatever each step minimised
         super().log(logs, start_time)
 
     @torch.no_grad()

@@ -114,8 +114,9 @@ def check_teacher(
         raise ValueError(f"The {name} teacher is frozen and the student learns, so they must be two models; found one: load it twice.")
     ours, theirs = (vlm.processor.tokenizer.get_vocab() for vlm in (student, teacher))
     if ours != theirs:
-        raise ValueError(f"The {name} teacher must use the student's tokenizer; its vocabulary has {len(theirs)} entries and "
-                         f"the student's {len(ours)}, {len(ours.items() ^ theirs.items())} differ: choose a teacher of the same model line.")
+        other = sum(theirs.get(word) != number for word, number in ours.items())
+        raise ValueError(f"The {name} teacher must use the student's tokenizer; its vocabulary has {len(theirs)} entries, and {other} of "
+                         f"the student's {len(ours)} mean something else there or nothing: choose a teacher of the same model line.")
     seen, shown = (len(vlm.family.token_boxes(vlm.processor)) for vlm in (student, teacher))
     if seen != shown:
         raise ValueError(f"The {name} teacher must cut a picture into as many vision tokens as the student ({seen}), "

@@ -7,6 +7,7 @@ __all__ = ['select', 'RestartableTrainer', 'DistillationTrainer', 'distill']
 
 # %% ../../nbs/api/distill/07_trainer.ipynb #bdbb2679
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -39,10 +40,11 @@ def select(
     names = recipe.train_on or recipe.terms[1:]
     if not names: return list(records)
     chosen = [r for r in records if r.capability in names]
-    found = {r.capability for r in records}
+    found = Counter(str(r.capability) for r in records)
     if missing := [name for name in names if name not in found]:
-        raise ValueError(f"Recipe {recipe.name!r} trains on {list(names)}; the {len(records)} records hold no question for {missing}, "
-                         f"only for {sorted(map(str, found))}.")
+        raise ValueError(f"Recipe {recipe.name!r} trains on {list(names)}; among {len(records)} records there is no question for {missing} "
+                         f"({', '.join(f'{n} for {name}' for name, n in found.items())}): add some, or choose a recipe that does without, "
+                         "such as 'single_perception' for perception alone.")
     return chosen
 
 # %% ../../nbs/api/distill/07_trainer.ipynb #1c45d14b

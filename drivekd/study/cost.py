@@ -12,6 +12,7 @@ __all__ = ['SIZES', 'STEPS', 'Tower', 'Size', 'random_vlm', 'random_batch', 'Ben
 import argparse
 import gc
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -216,8 +217,8 @@ def measure_times(
 ) -> dict[str, float]:  # kind -> median seconds
     "Seconds of each kind of step."
     times: dict[str, list[float]] = {name: [] for name in STEPS}
-    for _ in range(repeats):
-        for name, step in STEPS.items():
+    for number in range(repeats):
+        for name, step in random.Random(number).sample(list(STEPS.items()), len(STEPS)):
             bench.clear(); gc.collect(); bench.sync()
             start = time.perf_counter()
             result = step(bench)
