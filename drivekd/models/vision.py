@@ -7,8 +7,6 @@ __all__ = ['arithmetic', 'tower_digest', 'VisionCache']
 
 # %% ../../nbs/api/models/04_vision.ipynb #282d320f
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,12 +18,6 @@ from ..data.jsonfiles import write_aside
 from .digests import digest, fingerprint
 
 # %% ../../nbs/api/models/04_vision.ipynb #8e19ecae
-@contextmanager
-def _plainly() -> Iterator[None]:
-    "No gradients, and tensors that later steps may learn from, also where inference mode is on."
-    with torch.inference_mode(False), torch.no_grad(): yield
-
-
 def arithmetic(device: torch.device) -> str:
     "What autocast computes with there: features in half precision are other features."
     return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.") if torch.is_autocast_enabled(device.type) else "weights"
@@ -56,29 +48,13 @@ def tower_digest(
     return digest([fingerprint(*vlm.family.vision_modules(vlm.model)), json.dumps(settings, sort_keys=True, default=str)])
 
 # %% ../../nbs/api/models/04_vision.ipynb #1f01d037
-class VisionCache:
-    "What a frozen vision tower and projector make of each picture, computed once (our choice)."
-    def __init__(self,
-        vlm,  # `VLM`, student or teacher
-        gigabytes: float = 0.0,  # of features that may stay in memory
-        folder: str | Path | None = None,  # keeps all features, for later runs too; neither memory nor folder: nothing is kept
-    ):
-        self.vlm, self.room, self.folder = vlm, int(gigabytes * 1e9), folder and Path(folder)
-        self.kept: dict[str, Tensor] = {}
-        self.bytes = self.hits = self.misses = 0
-        self.tower, self.state, self.frozen = None, None, False  # fingerprint, counters of its weights, may we keep anything?
+class _Tower:
+    "A vision tower and its projector, watched."
+    def __init__(self, vlm):
+        self.vlm, self.digest, self.state, self.frozen = vlm, None, None, False
 
-    def inputs(self,
-        batch,  # a `Batch` on the model's device
-    ) -> dict:
-        "`batch.model_inputs()`, with vision tokens in place of pixels; call it inside autocast, like the model."
-        if not (self.room or self.folder) or batch.pixel_values is None or not self._usable(): return batch.model_inputs()
-        device = batch.pixel_values.device
-        with _plainly(): seen = torch.stack([self._seen(*tile).to(device) for tile in zip(batch.tiles, batch.pixel_values.split(1), strict=True)])
-        return {k: v for k, v in batch.model_inputs().items() if k != "pixel_values"} | self.vlm.family.seen(seen)
-
-    def _usable(self) -> bool:
-        "Is the tower frozen, and the one that it was?"
+    def is_frozen(self) -> bool:
+        "Is it frozen, and the one that it was? A comparison of counters while no weight was touched."
         modules = self.vlm.family.vision_modules(self.vlm.model)
         state = [(id(p), p.data_ptr(), p._version, p.requires_grad) for m in modules for p in (*m.parameters(), *m.buffers())]
         if state != self.state:
@@ -88,17 +64,44 @@ class VisionCache:
             self.state, self.frozen = state, not learning
         return self.frozen
 
-    def _recognise(self, tower: str) -> None:
+    def _recognise(self, digest: str) -> None:
         "The first tower is ours, another is refused."
-        if self.tower not in (None, tower):
+        if self.digest not in (None, digest):
             raise ValueError("Vision features can be kept as long as the vision tower and projector stay as they are; their weights have "
                              "changed since the first picture: make a new VisionCache.")
-        self.tower = tower
+        self.digest = digest
+
+    def look(self, pixels: Tensor) -> Tensor:  # [1, 3, height, width] -> [tokens, width]
+        "What it makes of one picture."
+        for module in self.vlm.family.vision_modules(self.vlm.model): module.eval()  # dropout would make features of chance
+        with torch.inference_mode(False), torch.no_grad():  # a later step may learn from it
+            return self.vlm.family.vision_tokens(self.vlm.model, pixels)[0]
+
+# %% ../../nbs/api/models/04_vision.ipynb #216ecb2b
+class VisionCache:
+    "What a frozen vision tower and projector make of each picture, computed once (our choice)."
+    def __init__(self,
+        vlm,  # `VLM`, student or teacher
+        gigabytes: float = 0.0,  # of features that may stay in memory
+        folder: str | Path | None = None,  # keeps all features, for later runs too; neither memory nor folder: nothing is kept
+    ):
+        self.vlm, self.room, self.folder, self.tower = vlm, int(gigabytes * 1e9), folder and Path(folder), _Tower(vlm)
+        self.kept: dict[str, Tensor] = {}
+        self.bytes = self.hits = self.misses = 0
+
+    def inputs(self,
+        batch,  # a `Batch` on the model's device
+    ) -> dict:
+        "`batch.model_inputs()`, with vision tokens in place of pixels; call it inside autocast, like the model."
+        if not (self.room or self.folder) or batch.pixel_values is None or not self.tower.is_frozen(): return batch.model_inputs()
+        tiles = zip(batch.tiles, batch.pixel_values.split(1), strict=True)
+        seen = torch.stack([self._seen(name, pixels).to(pixels.device) for name, pixels in tiles])
+        return {k: v for k, v in batch.model_inputs().items() if k != "pixel_values"} | self.vlm.family.seen(seen)
 
     def _seen(self, name: str, pixels: Tensor) -> Tensor:
         "Vision tokens [tokens, width] of one picture [1, 3, height, width], on the CPU."
         key = f"{name}.{arithmetic(pixels.device)}"
-        path = self.folder and self.folder / self.tower / key[:2] / f"{key}.safetensors"
+        path = self.folder and self.folder / self.tower.digest / key[:2] / f"{key}.safetensors"
         if key in self.kept:
             self.hits += 1
             return self.kept[key]
@@ -106,8 +109,7 @@ class VisionCache:
             self.hits += 1
             return self._keep(key, _read(path))
         self.misses += 1
-        for module in self.vlm.family.vision_modules(self.vlm.model): module.eval()  # dropout would make features of chance
-        seen = self.vlm.family.vision_tokens(self.vlm.model, pixels)[0].cpu()
+        seen = self.tower.look(pixels).cpu()
         if path: _write(path, seen)
         return self._keep(key, seen)
 
