@@ -66,7 +66,7 @@ class Teachers:
         vision: Mapping | None = None,  # options of each teacher's `VisionCache`
     ):
         _check_names(vlms, recipe)
-        self.recipe = recipe
+        self.recipe, self.n_student = recipe, n_student
         self.layers = {c.name: len(vlms[c.name].llm_layers) for c in recipe.capabilities}
         self.widths = {c.name: vlms[c.name].model.config.get_text_config().hidden_size for c in recipe.capabilities}
         prints = {id(vlm): fingerprint(vlm.model) for vlm in vlms.values()}  # one hash per object
