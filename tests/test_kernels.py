@@ -44,7 +44,7 @@ def test_map_and_gradients_are_those_of_the_plain_map(options):
     plain = head_mean_attention(student.query, student.key, scaling=student.scaling, causal=student.causal)
     gradient = torch.randn_like(plain)
     plain.backward(gradient)
-    assert_equal([plain.detach(), student.query.grad, student.key.grad], [mean, *score_gradients(student, rows, norm, gradient)], 2e-6)
+    assert_equal([plain.detach(), student.query.grad, student.key.grad], [mean, *score_gradients(student, rows, norm, gradient)], 5e-6)
 
 
 def test_chosen_rows_of_unequal_number():
@@ -71,7 +71,8 @@ def test_loss_and_gradients_are_those_of_the_row_blocks(distance, region, paddin
     assert_equal(*two_ways(student, region, vision, attention, distance, causal=padding != "left"), tolerance=5e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+# Triton's interpreter multiplies the bit patterns of bfloat16 as integers, so that type is for a GPU
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.cuda)])
 def test_half_precision_gives_the_row_blocks_result_up_to_the_rounding_of_its_gradients(dtype):
     vision, attention = tokens()
     rows, kernels = two_ways(layer(dtype=dtype), "full", vision, attention)
