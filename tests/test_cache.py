@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import CAPABILITIES, collate, samples, tiny
 
-from drivekd.distill.cache import CachedTeachers, sample_key, target_bytes
+from drivekd.distill.cache import CARD, CachedTeachers, StoredTeachers, find_teachers, sample_key, target_bytes
 from drivekd.distill.capabilities import PRESETS, with_options
 from drivekd.distill.lesson import Lesson
 from drivekd.distill.objective import shares, static_weights
@@ -75,8 +75,8 @@ def test_every_part_of_a_sample_is_in_its_key():
         value = getattr(other, field)
         value[0, 6] = ~value[0, 6] if value.dtype == torch.bool else value[0, 6] + 1
         keys.add(sample_key(other, 0))
-    for colour in (0.0, 1.0):
-        batch.pixel_values, batch.encoded = torch.full((1, 3, 4, 4), colour), [SimpleNamespace(pixel_values=torch.full((1, 3, 4, 4), colour))]
+    for tiles in (["red"], ["blue"]):
+        batch.pixel_values, batch.encoded = torch.ones(1, 3, 4, 4), [SimpleNamespace(tiles=tiles)]
         keys.add(sample_key(batch, 0))
     assert len(keys) == 6
 
@@ -147,7 +147,7 @@ def test_nothing_half_written_is_ever_read(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"): cached.targets(batch)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert cached.targets(batch).keys() == set(CAPABILITIES)
-    assert set(json.loads((tmp_path / "cache.json").read_text())) == {"version", "teachers", "processor", "signals", "taught", "dtype"}
+    assert set(json.loads((tmp_path / "cache.json").read_text())) == {"version", "teachers", "layers", "widths", "processor", "signals", "taught", "dtype"}
 
 
 def test_the_trainer_reads_the_second_epoch_and_ends_at_the_same_weights(tmp_path):
@@ -163,3 +163,99 @@ def test_the_trainer_reads_the_second_epoch_and_ends_at_the_same_weights(tmp_pat
         ends.append((len(passes), trainer.model.state_dict()))
     assert ends[0][0] == 9 and ends[1][0] == 3  # three teachers, three epochs of one batch
     for name, p in ends[0][1].items(): assert torch.equal(p, ends[1][1][name]), name
+
+
+def trained(recipe, teaching, steps=3):
+    "Weights of a student after some steps on changing batches."
+    student, chosen = tiny(4, 2), samples(6, tuple(c.name for c in recipe.capabilities))
+    optimizer, window = torch.optim.AdamW(student.model.parameters(), lr=1e-2), Window(student.model.parameters(), recipe)
+    lesson = Lesson(student, teaching, recipe)
+    for step in range(steps):
+        lesson.study(collate(chosen[2 * step:2 * step + 2]), window, static_weights(recipe))
+        window.combine(key=(step,))
+        window.finish()
+        optimizer.step()
+        optimizer.zero_grad()
+    return student.model.state_dict()
+
+
+def all_batches(recipe):
+    "Every sample of `trained`, in other company."
+    chosen = samples(6, tuple(c.name for c in recipe.capabilities))
+    return [collate(chosen[:4]), collate(chosen[4:])]
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n != "hidden_mid"])
+def test_a_student_without_teachers_ends_at_the_same_weights_bit_for_bit(tmp_path, name):
+    recipe = RECIPES[name]
+    online = trained(recipe, teachers(recipe))
+    CachedTeachers(teachers(recipe), tmp_path).fill(all_batches(recipe))
+    stored = StoredTeachers(recipe, 4, tmp_path)
+    assert not [x for x in vars(stored).values() if isinstance(x, (torch.Tensor, torch.nn.Module, Teachers))]
+    alone = trained(recipe, stored)
+    assert any(not torch.equal(p, online[n]) for n, p in tiny(4, 2).model.state_dict().items())
+    for n, p in online.items(): assert torch.equal(p, alone[n]), n
+
+
+def test_filling_asks_once_and_tells_what_was_lacking(tmp_path):
+    recipe, asked = PRESETS["agp"], []
+    cached = CachedTeachers(teachers(recipe, asked=asked), tmp_path)
+    batches = all_batches(recipe)
+    assert cached.lacking(batches) == [f"q{i}" for i in range(6)]
+    for _ in range(2): cached.fill(batches)
+    assert len(asked) == 2 and StoredTeachers(recipe, 4, tmp_path).lacking(batches) == []
+
+
+def test_what_a_checkpoint_and_learned_projections_ask_of_teachers_is_on_the_card(tmp_path):
+    recipe = PRESETS["agp"]
+    shown = teachers(recipe)
+    CachedTeachers(shown, tmp_path, dtype="float16")
+    stored = StoredTeachers(recipe, 4, tmp_path, dtype="float16")
+    assert (stored.fingerprints, stored.layers, stored.widths) == (shown.fingerprints, dict.fromkeys(CAPABILITIES, 6), dict.fromkeys(CAPABILITIES, 16))
+
+
+def test_a_sample_that_never_came_by_is_named(tmp_path):
+    recipe = PRESETS["agp"]
+    CachedTeachers(teachers(recipe), tmp_path).fill([collate(samples(2))])
+    stored = StoredTeachers(recipe, 4, tmp_path)
+    stored.targets(collate(samples(2)))
+    with pytest.raises(FileNotFoundError, match="has none of 'q2' with these tokens, answers and pictures: train once with the teachers"):
+        stored.targets(collate(samples(4)))
+    changed = collate(samples(1))
+    changed.labels[0, 9] = -100
+    with pytest.raises(FileNotFoundError, match="has none of 'q0'"): stored.targets(changed)
+
+
+@pytest.mark.parametrize("change, named", [
+    (dict(recipe=with_options("agp", match="even")), "signals"), (dict(recipe=with_options("agp", mixing="identity")), "taught"),
+    (dict(n_student=3), "signals"), (dict(dtype="float16"), "dtype"), (dict(processor=processor("u")), "processor")])
+def test_stored_targets_of_something_else_are_refused_by_name(tmp_path, change, named):
+    CachedTeachers(teachers(PRESETS["agp"]), tmp_path, processor=processor())
+    base = dict(recipe=PRESETS["agp"], n_student=4, folder=tmp_path, processor=processor())
+    StoredTeachers(**base)
+    with pytest.raises(ValueError, match=rf"differs in {named}: name another folder"): StoredTeachers(**base | change)
+
+
+def test_other_capabilities_an_older_folder_and_no_folder_are_one_sentence(tmp_path):
+    recipe = PRESETS["agp"]
+    CachedTeachers(teachers(PRESETS["cosine_reasoning"]), tmp_path)
+    with pytest.raises(ValueError, match=r"has \['reasoning'\], the recipe wants \['perception', 'planning', 'reasoning'\]"): StoredTeachers(recipe, 4, tmp_path)
+    (tmp_path / CARD).write_text(json.dumps({"version": 1}))
+    with pytest.raises(ValueError, match="differs in version"): StoredTeachers(recipe, 4, tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"holds no {CARD}: train once with the teachers loaded"): StoredTeachers(recipe, 4, tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_damaged_targets_are_one_sentence(tmp_path):
+    recipe, batch = PRESETS["agp"], collate(samples(1))
+    CachedTeachers(teachers(recipe), tmp_path).fill([batch])
+    next(tmp_path.rglob("*.safetensors")).write_bytes(b"torn")
+    with pytest.raises(OSError, match="is damaged.*delete it"): StoredTeachers(recipe, 4, tmp_path).targets(batch)
+
+
+def test_who_teaches_follows_from_what_is_given(tmp_path):
+    student, vlms, recipe = tiny(4, 2), dict.fromkeys(CAPABILITIES, tiny(6, 2, seed=1)), PRESETS["agp"]
+    assert type(find_teachers(student, vlms, recipe)) is Teachers
+    assert type(find_teachers(student, vlms, recipe, tmp_path)) is CachedTeachers
+    assert type(find_teachers(student, None, recipe, tmp_path)) is StoredTeachers
+    with pytest.raises(ValueError, match="none was given for"): find_teachers(student, None, recipe)

@@ -6,15 +6,17 @@
 __all__ = ['Region', 'token_region', 'row_blocks', 'fused_map_loss', 'mean_maps']
 
 # %% ../../nbs/api/distill/02a_fused.ipynb #c09394d4
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
 
 from .hooks import QueryKey
+from .kernels import head_mean, score_gradients, serves
 
 # %% ../../nbs/api/distill/02a_fused.ipynb #32d41999
 @dataclass(frozen=True)
@@ -148,28 +150,57 @@ def _sample_loss(
         if out: _add_gradient(sample, probabilities, query, rows, mean * alpha + aim * beta, out)
     return loss
 
+# %% ../../nbs/api/distill/02a_fused.ipynb #bd891a5d
+_Way = tuple[Tensor, tuple[Tensor, ...], float]  # loss [b], gradients of queries and keys (or none), what the queries' is still multiplied by
+
+
+def _by_rows(layer: QueryKey, target: Tensor, region: Region, distance: str, learns: bool) -> _Way:
+    "With PyTorch."
+    samples, losses, gradients = _samples(layer), [], []
+    for number, sample in enumerate(samples):
+        out = (torch.zeros_like(sample.query), torch.zeros_like(sample.key)) if learns else None
+        losses.append(_sample_loss(sample, target[number].to(sample.query.dtype), region, number, distance, out))
+        if out: gradients.append(out)
+    scaling = layer.query.shape[-1] ** -0.5 if layer.scaling is None else layer.scaling
+    return torch.stack(losses).to(samples[0].query.dtype), tuple(torch.stack(grads) for grads in zip(*gradients)), scaling
+
+# %% ../../nbs/api/distill/02a_fused.ipynb #bfb46e85
+def _factors(mean: Tensor, aim: Tensor, pairs: Tensor, distance: str) -> tuple[Tensor, Tensor, Tensor]:  # [b] each, float64
+    "Loss and the factors α, β of its gradient α·mean + β·target, from whole maps [b r k]."
+    if distance == "cosine": return tuple(torch.stack(x) for x in zip(*(_cosine([(m, a)], n) for m, a, n in zip(mean, aim, pairs, strict=True))))
+    count = pairs.clamp_min(1).double()
+    return (mean - aim).square().sum((1, 2), dtype=torch.float64) / count, 2 / count, -2 / count
+
+
+def _by_kernels(layer: QueryKey, target: Tensor, region: Region, distance: str, learns: bool) -> _Way:
+    "With Triton."
+    device, tokens = layer.query.device, layer.key.shape[2]
+    none = torch.full((1,), -1)  # at least one row, also where nothing looks
+    rows = pad_sequence([*region.rows, none], batch_first=True, padding_value=-1)[:-1].int().to(device)
+    inside = region.columns[:, None, :] & (rows >= 0)[..., None]
+    if region.causal: inside = inside & (torch.arange(tokens, device=device) <= rows[..., None])
+    mean, norm = head_mean(layer, rows)
+    mean, aim = mean * inside, target.float().take_along_dim(rows.clamp_min(0).long()[..., None], 1) * inside
+    loss, alpha, beta = _factors(mean, aim, region.pairs, distance)
+    gradient = mean * alpha.float()[:, None, None] + aim * beta.float()[:, None, None]
+    return loss.float(), score_gradients(layer, rows, norm, gradient) if learns else (), 1.0
+
 # %% ../../nbs/api/distill/02a_fused.ipynb #baf86732
 class _FusedMapLoss(torch.autograd.Function):
     "Loss [b] of one layer; its backward pass multiplies gradients that are already there."
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, layer: QueryKey, target: Tensor, region: Region, distance: str) -> Tensor:
-        samples, losses, gradients = _samples(layer), [], []
-        for number, sample in enumerate(samples):
-            out = (torch.zeros_like(sample.query), torch.zeros_like(sample.key)) if any(ctx.needs_input_grad) else None
-            losses.append(_sample_loss(sample, target[number].to(sample.query.dtype), region, number, distance, out))
-            gradients.append(out)
-        if any(ctx.needs_input_grad):
-            scaling = query.shape[-1] ** -0.5 if layer.scaling is None else layer.scaling
-            ctx.save_for_backward(*(torch.stack(grads) for grads in zip(*gradients)))
-            ctx.scaling, ctx.dtypes = scaling, (query.dtype, key.dtype)
-        return torch.stack(losses).to(samples[0].query.dtype)
+    def forward(ctx, query: Tensor, key: Tensor, layer: QueryKey, target: Tensor, region: Region, distance: str, way: Callable) -> Tensor:
+        loss, gradients, ctx.scaling = way(layer, target, region, distance, any(ctx.needs_input_grad))
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = query.dtype, key.dtype
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         of_query, of_key = ctx.saved_tensors
         grad = grad[:, None, None, None]
-        return (of_query * (grad * ctx.scaling)).to(ctx.dtypes[0]), (of_key * grad).to(ctx.dtypes[1]), None, None, None, None
+        return (of_query * (grad * ctx.scaling)).to(ctx.dtypes[0]), (of_key * grad).to(ctx.dtypes[1]), None, None, None, None, None
 
 # %% ../../nbs/api/distill/02a_fused.ipynb #ffe8374c
 def fused_map_loss(
@@ -177,10 +208,12 @@ def fused_map_loss(
     target: Tensor,  # head-mean map [b q k]; entries outside the region are ignored
     region: Region,
     distance: str = "mse",  # "mse" or "cosine"
+    kernels: bool = False,  # by Triton, on layers that its kernels serve
 ) -> Tensor:  # [b] float32 (float64 for float64 queries); 0 where a sample has no pairs
     "`losses.map_loss` of a layer's head-mean map, block by block (arXiv 2601.21288)."
     with torch.autocast(layer.query.device.type, enabled=False):
-        return _FusedMapLoss.apply(layer.query, layer.key, layer, target, region, distance)
+        way = _by_kernels if kernels and serves(layer) else _by_rows
+        return _FusedMapLoss.apply(layer.query, layer.key, layer, target, region, distance, way)
 
 # %% ../../nbs/api/distill/02a_fused.ipynb #45a8f64e
 def mean_maps(

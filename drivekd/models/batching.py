@@ -17,6 +17,7 @@ from ..data.cameras import ObjectTag, parse_tags
 from ..data.formats import PLACEHOLDER, Turn
 from ..data.images import load_image
 from ..data.records import VQARecord
+from .digests import digest
 
 # %% ../../nbs/api/models/03_batching.ipynb #c08bd1aa
 def chat_messages(
@@ -76,6 +77,7 @@ class Encoded:
     text: str # the chat with its vision tokens written out
     pixel_values: Tensor | None # [p, 3, height, width]
     record: VQARecord
+    tiles: list[str] # a digest of each tile's pixels [p]
 
 # %% ../../nbs/api/models/03_batching.ipynb #f40161ea
 @dataclass
@@ -99,6 +101,11 @@ class Batch:
         "Arguments of the model's forward, labels left out"
         inputs = dict(input_ids=self.input_ids, attention_mask=self.attention_mask)
         return inputs if self.pixel_values is None else inputs | dict(pixel_values=self.pixel_values)
+
+    @property
+    def tiles(self) -> list[str]:
+        "A digest of each tile's pixels [p]: what a cache of vision features knows it by"
+        return [name for e in self.encoded for name in e.tiles]
 
     def __len__(self) -> int: return len(self.ids)
 
@@ -167,7 +174,8 @@ class Batcher:
         ids, offsets = torch.tensor(out["input_ids"]), torch.tensor(out["offset_mapping"])
         if len(ids) > self.max_length:
             raise ValueError(f"A sample may have {self.max_length} tokens; {record.id!r} has {len(ids)}; raise max_length or use fewer pictures.")
-        return Encoded(ids, ids.masked_fill(~covered(offsets, spans), -100), offsets, text, pixels, record)
+        names = [] if pixels is None else [digest([tile]) for tile in pixels]
+        return Encoded(ids, ids.masked_fill(~covered(offsets, spans), -100), offsets, text, pixels, record, names)
 
 # %% ../../nbs/api/models/03_batching.ipynb #c49488ce
 def tag_tokens(
