@@ -1,7 +1,6 @@
 "Memory is told before and after it runs out; adapters train small; checkpointing of activations is the right kind."
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest

@@ -18,6 +18,7 @@ from .losses import answer_positions
 from .objective import Signals, listen, mix, sample_losses, shares, student_needs
 from .step import Window
 from .teachers import Teachers
+from ..models.vision import VisionCache
 
 # %% ../../nbs/api/distill/06b_lesson.ipynb #f33883ea
 def check_finite(
@@ -45,18 +46,18 @@ def width(
 
 def projections(
     student,  # `VLM`
-    teachers: Mapping[str, object],  # capability -> `VLM`
+    widths: Mapping[str, int],  # capability -> width of the teacher's hidden states
     recipe: Recipe,
     seed: int = 0,  # of the initial weights
 ) -> Projections:  # only where widths differ
     "Linear maps for hidden-state signals, the same for the same seed."
-    wanted = [(c.name, layer) for c in recipe.capabilities if c.signal.what == "hidden" and width(student) != width(teachers[c.name])
+    wanted = [(c.name, layer) for c in recipe.capabilities if c.signal.what == "hidden" and width(student) != widths[c.name]
               for layer in layer_indices(c.signal.layers, len(student.llm_layers))]
     maps: Projections = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, layer in wanted:
-            linear = nn.Linear(width(student), width(teachers[name]), bias=False)
+            linear = nn.Linear(width(student), widths[name], bias=False)
             maps.setdefault(name, {})[layer] = linear.to(next(student.model.parameters()).device)
     return maps
 
@@ -68,7 +69,9 @@ class Lesson:
         teachers: Teachers | CachedTeachers | None,  # None: supervised fine-tuning
         recipe: Recipe,
         maps: Projections | None = None,  # from `projections`
+        vision: Mapping | None = None,  # options of the student's `VisionCache`
     ):
+        self.vision = VisionCache(student, **(vision or {}))
         self.student, self.teachers, self.recipe, self.maps = student, teachers, recipe, maps or {}
         self.needs = student_needs(recipe, len(student.llm_layers))
 
@@ -105,7 +108,7 @@ class Lesson:
         with autocast(): targets = self.targets(batch)
         with listen(self.student, self.needs, maps=False) as shown:
             with autocast():
-                shown.logits = self.student.model(**batch.model_inputs(), logits_to_keep=answer_positions(batch.labels), use_cache=False).logits
+                shown.logits = self.student.model(**self.vision.inputs(batch), logits_to_keep=answer_positions(batch.labels), use_cache=False).logits
                 losses = sample_losses(self.recipe, batch, shown, targets, self.maps)
             check_finite(losses, batch.ids, step)
             parts = shares(self.recipe, batch.capabilities)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from .cache import CachedTeachers
+from .cache import find_teachers
 from .capabilities import Recipe, make_recipe, to_dict
 from .lengths import LengthBuckets
 from .lesson import Lesson, projections
@@ -29,7 +29,6 @@ from .reweighting import make_reweighting
 from .runfiles import TELEMETRY, append_telemetry, check_writable, summary
 from .sharding import ShardedWindow, check_shard, shard
 from .step import Window, fold_anchors, is_due
-from .teachers import Teachers
 from ..models.loading import VLM, freeze
 
 # %% ../../nbs/api/distill/06h_multiloss.ipynb #534f5a8a
@@ -38,6 +37,8 @@ class DistillationConfig(TrainingArguments):
     "Arguments of a distillation run: where and how long it runs, and the recipe."
     recipe: str | dict = "agp"  # a preset, {"preset": …, option: …}, or a whole recipe as dict
     target_cache: str | None = None  # folder that keeps what teachers showed, so that they are asked once per sample
+    vision_cache: float = 1.0  # gigabytes of a frozen tower's features kept in memory, for the student and for each teacher; 0: none
+    vision_folder: str | None = None  # keeps all of them, for later runs too
     target_dtype: str = "float32"  # precision of that folder; half precision rounds the targets
     shard: bool = False  # several processes share weights, gradients and optimizer state (FSDP2)
     lora: dict | None = None  # options of peft's `LoraConfig`, for example {"r": 16}; None trains all weights
@@ -67,15 +68,15 @@ def make_lesson(
     teachers: Mapping[str, VLM],  # by capability
     recipe: Recipe,
     seed: int = 0,  # of learned projections
-    cache: Mapping | None = None,  # `folder`, `dtype`, `samples` of `CachedTeachers`
+    cache: Mapping | None = None,  # `folder`, `dtype`, `samples` of `find_teachers`
+    vision: Mapping | None = None,  # `gigabytes`, `folder` of `VisionCache`
 ) -> Lesson:
     "What a recipe needs for one micro-batch."
-    if not recipe.capabilities: return Lesson(student, None, recipe)
+    if not recipe.capabilities: return Lesson(student, None, recipe, vision=vision)
     device = next(student.model.parameters()).device
     for vlm in teachers.values(): vlm.model.to(device)
-    grouped = Teachers(teachers, recipe, len(student.llm_layers))
-    if cache: grouped = CachedTeachers(grouped, processor=student.processor, **cache)
-    return Lesson(student, grouped, recipe, projections(student, teachers, recipe, seed))
+    shown = find_teachers(student, teachers, recipe, vision=vision, **(cache or {}))
+    return Lesson(student, shown, recipe, projections(student, shown.widths, recipe, seed), vision)
 
 # %% ../../nbs/api/distill/06h_multiloss.ipynb #96ce91a5
 class LessonTrainer(Trainer):
@@ -102,7 +103,7 @@ class LessonTrainer(Trainer):
         self.recipe, self.recent, self.combined, self.overflow = recipe, [], 0, False
         self.student, self.teachers, self.lengths = student, teachers or {}, lengths
         cache = {"folder": args.target_cache, "dtype": args.target_dtype, "samples": len(train_dataset)} if args.target_cache else None
-        self.lesson = make_lesson(student, self.teachers, recipe, args.seed, cache)
+        self.lesson = make_lesson(student, self.teachers, recipe, args.seed, cache, {"gigabytes": args.vision_cache, "folder": args.vision_folder})
         check_shard(args, self.lesson.projection_parameters())
         if args.shard: shard(student, args.device)
         self.is_distributed_loading_by_transformers = args.shard  # Trainer and accelerate leave the model as it is
@@ -198,8 +199,8 @@ class ReportingTrainer(MultiLossTrainer):
         losses: dict[str | None, list[float]] = {}  # by capability, None: without one
         for batch in self.get_eval_dataloader(eval_dataset):
             batch = batch.to(self.args.device)
-            inputs = batch.model_inputs() | {"logits_to_keep": answer_positions(batch.labels), "use_cache": False}
-            with self.compute_loss_context_manager(): logits = self.model(**inputs).logits
+            with self.compute_loss_context_manager():
+                logits = self.model(**self.lesson.vision.inputs(batch), logits_to_keep=answer_positions(batch.labels), use_cache=False).logits
             pairs = list(zip(batch.capabilities, answer_cross_entropy(logits, batch.labels).tolist(), strict=True))
             for name, loss in self.accelerator.gather_for_metrics(pairs, use_gather_object=True): losses.setdefault(name, []).append(loss)
         metrics = {f"{metric_key_prefix}_loss_{name}": sum(x) / len(x) for name, x in losses.items() if name is not None}

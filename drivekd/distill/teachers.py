@@ -68,11 +68,15 @@ class Teachers:
         _check_names(vlms, recipe)
         self.recipe, self.n_student = recipe, n_student
         self.layers = {c.name: len(vlms[c.name].llm_layers) for c in recipe.capabilities}
-        self.widths = {c.name: vlms[c.name].model.config.get_text_config().hidden_size for c in recipe.capabilities}
         prints = {id(vlm): fingerprint(vlm.model) for vlm in vlms.values()}  # one hash per object
         self.fingerprints = {c.name: prints[id(vlms[c.name])] for c in recipe.capabilities}
         self.teachers = [Teacher(vlms[names[0]], {c.name: c.signal for c in recipe.capabilities if c.name in names}, n_student, vision)
                          for names in _groups(self.fingerprints)]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        "Width of each teacher's hidden states, by capability."
+        return {name: t.vlm.model.config.get_text_config().hidden_size for t in self.teachers for name in t.signals}
 
     def targets(self,
         batch,  # a `Batch`
