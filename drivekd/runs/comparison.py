@@ -40,7 +40,7 @@ def find(path: str) -> str:
     except RunError: return path
     return str(below) if below.exists() else path
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #ed67ad54
 LABELS = {"ce": "CE only", "agp": "CE + teachers, AGP", "multi_sum": "CE + teachers, plain sum"}
 
 
@@ -48,19 +48,19 @@ def label_of(preset: str) -> str:
     "What a preset is called in a report."
     return LABELS.get(preset, preset)
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #6c8fea05
 def check_counts(**values: int | float) -> None:
     "Refuse what must be positive and is not."
     for name, value in values.items():
         if not value > 0: raise RunError(f"parameter {name} must be positive, found {value}; give at least 1, or a small number for a rate")
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #b4a447b9
 def check_share(**values: float) -> None:
     "Refuse what is no part of a whole."
     for name, value in values.items():
         if not 0 < value < 1: raise RunError(f"parameter {name} must lie between 0 and 1, found {value}; give for example 0.25")
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #a9b796f0
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -69,7 +69,7 @@ def check_precisions(**values: str) -> None:
     for name, value in values.items():
         if value not in PRECISIONS: raise RunError(f"parameter {name} must be 'float32' or 'bfloat16', found {value!r}; leave it out for 'float32'")
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #d6d31ca6
 @refusals()
 def recipe_of(
     preset: str,
@@ -87,7 +87,7 @@ def choose_device(name: str = "auto") -> str:
     if name == "cuda" and not there: raise RunError("parameter device may be 'cuda' where PyTorch sees a GPU, found none; give 'auto' or 'cpu', or install PyTorch for CUDA")
     return name if name != "auto" else "cuda" if there else "cpu"
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #130548a7
 @refusals()
 def load_models(
     student: str,  # folder or hub id
@@ -120,7 +120,7 @@ def world_cache() -> Path:
     except RunError: root = Path()
     return Path(os.path.relpath(root / "outputs" / "worlds"))
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #eba16eb3
 CLOSED_KINDS = (*CHOICE_KINDS, "moving direction", "traffic sign")  # of the miniature world: options, or yes and no
 
 
@@ -137,7 +137,7 @@ def from_world(
     train, test = (cached_world(cache, n, split, seed, kinds=chosen, letters=False) for split, n in (("train", frames), ("test", test_frames)))
     return Questions(train.parent, list(read_records(train)), list(read_records(test)), 0, 0, True)
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #783043eb
 @refusals()
 def from_file(path: str, image_root: str, held_out: float, seed: int) -> Questions:
     "A file of questions, split by frame."
@@ -150,7 +150,7 @@ def from_file(path: str, image_root: str, held_out: float, seed: int) -> Questio
     learn, held = split_frames(known, held_out, seed)
     return Questions(Path(path), learn, held, len(records.skipped), len(records) - len(known), False)
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #789d8f6b
 @refusals()
 def to_learn(quiz: Questions, recipe: Recipe) -> list[VQARecord]:
     "The questions that a recipe trains on."
@@ -196,18 +196,18 @@ class Examination:
     losses: dict[str, dict[str, float]]  # model → question id → nats per answer token
     asked: dict[str, VQARecord]  # all questions by id, open ones too
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #eb6ec7eb
 def in_order(records: Iterable[VQARecord]) -> list[VQARecord]:
     "Perception, reasoning, planning, as everywhere on the page."
     names = [c.name for c in DRIVING]
     return sorted(records, key=lambda r: names.index(r.capability))
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #88b75aa6
 def of_capability(records: Sequence[VQARecord], name: str) -> list[VQARecord]:
     "The records of one capability."
     return [r for r in records if r.capability == name]
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #20aa1814
 def chosen_questions(
     held_out: Sequence[VQARecord],
     per_capability: int,  # closed questions of each, and as many of all kinds for the answer loss
@@ -217,7 +217,7 @@ def chosen_questions(
     closed, everything = pick(filter(is_closed, held_out), per_capability, seed), pick(held_out, per_capability, seed)
     return in_order(closed), in_order(everything)
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #aa9fa43e
 def examine(
     students: Mapping[str, VLM],  # label → model
     teachers: Mapping[str, VLM],  # capability → model
@@ -243,7 +243,7 @@ def _losses(vlm: VLM, records: Sequence[VQARecord], batch_size: int, label: str)
 # %% ../../nbs/api/runs/02_comparison.ipynb #53b6380f
 SINGLE_LAYER = {c.name: c.signal.layers for c in DRIVING if c.signal.layers in ("first", "penultimate")}  # perception, planning
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #d79688ed
 def gaze_distances(
     students: Mapping[str, VLM],  # label → model
     teachers: Mapping[str, VLM],  # capability → model
@@ -260,7 +260,7 @@ def gaze_distances(
             for label, vlm in students.items(): found.setdefault(name, {}).setdefault(label, []).append(misplaced(target, gaze(vlm, record, layer)))
     return found
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #3a78327b
 def shown_question(
     records: Sequence[VQARecord],
     capability: str,
@@ -270,7 +270,7 @@ def shown_question(
     asked = pick((r for r in of_capability(records, capability) if r.images), len(records), seed)
     return max(asked, key=lambda r: (len(r.images), is_closed(r)), default=None)
 
-
+# %% ../../nbs/api/runs/02_comparison.ipynb #e1ba3f02
 def tagged_question(
     records: Sequence[VQARecord],
     capability: str,

@@ -117,7 +117,7 @@ def markup(value: object) -> Html:
     "`Html` as it is, everything else escaped. Foreign text is isolated, so that right-to-left marks end with it."
     return value if isinstance(value, Html) else Html(f"<bdi>{html_text(value)}</bdi>")
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #f6aaf6f1
 def paragraph(text: object) -> Html:
     "A paragraph; blank lines in plain text begin a new one."
     if isinstance(text, Html):
@@ -216,7 +216,7 @@ def qa(question: object, answers: Mapping[str, object]) -> Html:
     said = "".join(f"<dt>{markup(who)}</dt><dd>{markup(text)}</dd>" for who, text in answers.items())
     return Html(f'<div class="qa"><p class="q">{markup(question)}</p><dl>{said}</dl></div>')
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #370107e6
 def facts(values: Mapping[str, object]) -> Html:
     "A short list of name and value."
     return Html("<dl class='facts'>" + "".join(f"<div><dt>{markup(k)}</dt><dd>{markup(v)}</dd></div>" for k, v in values.items()) + "</dl>")
@@ -226,7 +226,7 @@ def note(text: object, kind: str = "note") -> Html:
     "A remark that must not be overlooked."
     return Html(f'<aside class="{html_text(kind)}">{markup(text)}</aside>')
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #ac4188e2
 def details(summary: object, *pieces: object) -> Html:
     "Folded away until asked for."
     return Html(f"<details><summary>{markup(summary)}</summary>{''.join(map(paragraph_or_piece, pieces))}</details>")
@@ -285,7 +285,7 @@ class Section:
     title: str
     pieces: Sequence[object]
 
-
+# %% ../../nbs/api/runs/01_report.ipynb #ec68fb85
 _FIGURE_ID = re.compile(r'(?<!\\)"(fig-[0-9a-f]{12})"')  # quoted: escaped text cannot contain it
 
 # %% ../../nbs/api/runs/01_report.ipynb #450c371f

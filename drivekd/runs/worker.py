@@ -77,7 +77,7 @@ def headings(
         found.append(current)
     return found
 
-
+# %% ../../nbs/api/runs/00c_worker.ipynb #26ef04d0
 def runnable(cell: dict) -> bool:
     "Is this a cell that execution must reach: code, not empty?"
     return cell["cell_type"] == "code" and bool("".join(cell["source"]).strip())
@@ -93,7 +93,7 @@ class Outcome(dict):
     def save(self) -> None:
         self.path.write_text(json.dumps(self), encoding="utf-8")
 
-
+# %% ../../nbs/api/runs/00c_worker.ipynb #5a7cd880
 def _announce(manager: Any, terminal: Terminal, outcome: Outcome) -> None:
     "Wrap papermill's `cell_start` so that each code cell is announced and remembered."
     start, names = manager.cell_start, headings(manager.nb.cells)
@@ -149,7 +149,7 @@ def execute(
 # %% ../../nbs/api/runs/00c_worker.ipynb #fe5bf366
 COMMAND = ("-c", "import sys; from drivekd.runs.worker import main; main(sys.argv[1])")  # arguments of Python, the folder follows
 
-
+# %% ../../nbs/api/runs/00c_worker.ipynb #e8fd30c4
 def _end_with_parent() -> None:
     "The parent keeps our stdin open; when it ends, for whatever reason, so do we."
     while os.read(0, 4096):

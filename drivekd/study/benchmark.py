@@ -25,7 +25,7 @@ def length_proxy(record: VQARecord) -> tuple[int, int]:
     "What makes a prompt long: its pictures, then its text."
     return len(record.images), len(record.question)
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #4d5b42f8
 def in_batches(
     records: Sequence[VQARecord],
     batch_size: int,
@@ -102,18 +102,18 @@ def moment(record: VQARecord) -> str:
     "What a record's questions share: the frame, or its first picture, or nothing."
     return record.frame or (str(record.images[0].path) if record.images else record.id)
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #dd3847db
 def is_closed(record: VQARecord) -> bool:
     "Has the question one right answer that a reply can be compared with?"
     return closed_form(record).way != "open"
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #a14aa5bf
 def score(record: VQARecord, reply: str) -> Row:
     "Reads one reply to a closed question."
     form = closed_form(record)
     return Row(record.id, record.capability, record.meta.get("kind") or form.way, form.way, record.question, reply, form.truth, form.read(reply), form.chance, moment(record))
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #c1b14529
 def evaluate(
     vlm: VLM,
     records: Sequence[VQARecord],  # open questions are passed over
@@ -139,20 +139,20 @@ class Summary:
     @property
     def counts(self) -> tuple[int, int]: return self.right, self.asked
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #fca8a1d8
 def summary_of(rows: Sequence[Row]) -> Summary:
     "Counts of one group, which must not be empty."
     right, n = sum(r.right for r in rows), len(rows)
     return Summary(right, n, wilson(right, n), sum(r.chance for r in rows) / n, sum(r.read is None for r in rows))
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #28caa2a4
 def grouped(rows: Sequence[Row], by: Callable[[Row], str]) -> dict[str, list[Row]]:
     "Rows by a key, in order of appearance."
     groups: dict[str, list[Row]] = {}
     for row in rows: groups.setdefault(by(row), []).append(row)
     return groups
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #02824be5
 def summarise(
     rows: Sequence[Row],
     by: str = "capability",  # a field of `Row`, for example "kind"
@@ -163,7 +163,7 @@ def summarise(
 # %% ../../nbs/api/study/01_benchmark.ipynb #838cb300
 ALL = "all questions"
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #a454475c
 def compare(
     first: Sequence[Row],
     second: Sequence[Row],  # the same questions in the same order
@@ -176,7 +176,7 @@ def compare(
     groups = {str(key): [p for p in pairs if getattr(p[0], by) == key] for key in dict.fromkeys(getattr(r, by) for r in first)} | {ALL: pairs}
     return {key: paired_difference([a.right for a, _ in found], [b.right for _, b in found], groups=[a.group for a, _ in found]) for key, found in groups.items() if found}
 
-
+# %% ../../nbs/api/study/01_benchmark.ipynb #b62535f2
 def as_plain(summaries: Mapping[str, Summary]) -> dict:
     "Summaries as JSON can hold them."
     return {name: {**asdict(s), "accuracy": list(s.accuracy)} for name, s in summaries.items()}

@@ -39,7 +39,7 @@ def cells(
     grid[rows, columns] = values
     return grid
 
-
+# %% ../../nbs/api/study/03_gaze.ipynb #89049439
 def picture_names(record: VQARecord) -> list[str]:
     "Camera of each picture; pictures without one, or of a camera shown before, are numbered."
     names: list[str] = []
@@ -62,7 +62,7 @@ def gaze(
     boxes = vlm.family.token_boxes(vlm.processor)
     return {name: cells(values, boxes) for name, values in zip(picture_names(record), mean, strict=True)}
 
-
+# %% ../../nbs/api/study/03_gaze.ipynb #7283ecb0
 def misplaced(
     first: Mapping[str, np.ndarray],  # gaze per camera
     second: Mapping[str, np.ndarray],  # another model's on the same grids
@@ -77,7 +77,7 @@ def photographs(record: VQARecord) -> dict:
     "The pictures of a question by camera name."
     return {name: load_image(ref) for name, ref in zip(picture_names(record), record.images, strict=True)}
 
-
+# %% ../../nbs/api/study/03_gaze.ipynb #968e3fb1
 def marks(record: VQARecord) -> dict[str, list[tuple[float, float, str]]]:
     "Points to mark per camera: the object tags of the question (x, y, label), fractions of the picture."
     tags = [normalise(t) for t in parse_tags(record.question)]

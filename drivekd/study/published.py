@@ -19,6 +19,7 @@ from ..distill.capabilities import Capability, Recipe, layer_plan, term_weights,
 # %% ../../nbs/api/study/04_published.ipynb #0ecb0043
 PARITY = with_options("agp", denominator="published", support="published", scope="micro_batch", freeze="none")
 
+# %% ../../nbs/api/study/04_published.ipynb #a95e66c0
 Grads = list[Tensor | None]  # one per parameter
 
 # %% ../../nbs/api/study/04_published.ipynb #c83edc8a
@@ -34,7 +35,7 @@ def eager(
     finally:
         for config, name in zip(configs, before, strict=True): config._attn_implementation = name
 
-
+# %% ../../nbs/api/study/04_published.ipynb #33277fea
 def full_pass(
     vlm,  # `VLM`
     batch,  # a `Batch` of one sample
@@ -50,7 +51,7 @@ def map_mse(student: Tensor, teacher: Tensor, capability: Capability, batch) -> 
     pairs = (~vision[:, None] & vision[None, :]).to(student.dtype)
     return ((student - teacher).square() * pairs).sum() / pairs.sum()
 
-
+# %% ../../nbs/api/study/04_published.ipynb #1fde05ea
 def role_loss(
     capability: Capability,
     student: Sequence[Tensor],  # maps of all layers [1 h t t]
@@ -69,12 +70,12 @@ def copied_gradient(loss: Tensor, parameters: Sequence[Tensor], retain: bool) ->
     loss.backward(retain_graph=retain)
     return [None if p.grad is None else p.grad.clone() for p in parameters]
 
-
+# %% ../../nbs/api/study/04_published.ipynb #e211f3f2
 def dot(a: Grads, b: Grads) -> float:
     "Inner product over the parameters that both have, one transfer each."
     return sum((x * y).sum().cpu().item() for x, y in zip(a, b, strict=True) if x is not None and y is not None)
 
-
+# %% ../../nbs/api/study/04_published.ipynb #a643a686
 def clone(grads: Grads, factor: float = 1.0) -> Grads:
     "A scaled copy."
     return [None if g is None else g * factor for g in grads]
@@ -92,7 +93,7 @@ def off_anchor(follower: Grads, anchor: Grads) -> Grads:
     factor = -along / dot(anchor, anchor)
     return [None if f is None else (f if a is None else f + a * factor) for f, a in zip(follower, anchor, strict=True)]
 
-
+# %% ../../nbs/api/study/04_published.ipynb #5b15fc15
 def project(anchor: Grads, followers: Sequence[Grads], permutation: Sequence[int]) -> Grads:
     "Both stages; the combined gradient."
     merged = [added(clone(anchor), off_anchor(f, anchor)) for f in followers]
@@ -113,7 +114,7 @@ class PublishedStep:
     norms: dict[str, float]  # of their gradients, before weights and mixing: what reweighting looks at
     gradient: Grads  # combined
 
-
+# %% ../../nbs/api/study/04_published.ipynb #4c8b434e
 def published_step(
     student,  # `VLM`
     teachers: Mapping[str, object],  # capability -> `VLM`; the same one may serve several roles
