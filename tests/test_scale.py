@@ -1,15 +1,19 @@
 "Memory is told before and after it runs out; adapters train small; checkpointing of activations is the right kind."
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from test_trainer import assert_same, lines, make, state
-from toys import CAPABILITIES, samples, tiny
+from toys import CAPABILITIES, collate, samples, tiny
 from two_processes import run
 
+from drivekd.distill.capabilities import make_recipe
+from drivekd.distill.launching import launch
 from drivekd.distill.lora import merge_lora
+from drivekd.distill.machine import memory_estimate
 from drivekd.distill.runfiles import damaged_files, last_checkpoint
 
 LORA = {"r": 4, "lora_alpha": 8}
@@ -104,17 +108,16 @@ TOGETHER = {  # name of a run -> recipe and options
     "published support in parts": ({"preset": "agp", "support": "published"}, PARTS)}
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    "Folder of runs of two processes, by name."
-    folder = tmp_path_factory.mktemp("two")
-    subprocess.run([*LAUNCH, Path(__file__).with_name("two_processes.py"), str(folder), "2", json.dumps(TOGETHER)],
-                   check=True, timeout=600, capture_output=True)
+def together(folder, runs):
+    "Runs in two processes, as the chapter on launching says."
+    launch(Path(__file__).with_name("two_processes.py"), 2, [folder, 2, json.dumps(runs)])
     return folder
 
 
-# what the chapter on several processes tells to type
-LAUNCH = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    "Folder of runs of two processes, by name."
+    return together(tmp_path_factory.mktemp("two"), TOGETHER)
 
 
 @pytest.mark.slow  # two processes import everything
@@ -136,3 +139,59 @@ def test_two_processes_give_the_result_of_one(tmp_path, two, name):
 def test_two_processes_write_one_whole_checkpoint(two, name):
     folder = two / name / "checkpoint-4"
     assert damaged_files(folder) == [] and {"rng_state_0.pth", "rng_state_1.pth", "drivekd.safetensors"} <= {p.name for p in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_resumes_bit_identically_and_goes_on_in_one_process(tmp_path, two):
+    for place in ("two", "one"):
+        shutil.copytree(two / "adam in parts", tmp_path / place / "adam in parts")
+        shutil.rmtree(tmp_path / place / "adam in parts" / "checkpoint-4")
+    together(tmp_path / "two", {"adam in parts": TOGETHER["adam in parts"]})
+    recipe, options = TOGETHER["adam in parts"]
+    run(tmp_path / "one" / "adam in parts", 4, recipe, **options | {"shard": False})
+    whole, parts, one = (torch.load(folder / "adam in parts" / "result")["weights"] for folder in (two, tmp_path / "two", tmp_path / "one"))
+    assert_same(whole, parts, rtol=0, atol=0)
+    assert relative(one, whole) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_failing_process_is_reported_with_its_last_words(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text("import os\nassert os.environ['WORLD_SIZE'] == '2'\nif os.environ['RANK'] == '1': raise ValueError('no such road')\n")
+    with pytest.raises(RuntimeError, match="One of 2 processes of .*train.py failed: .*ValueError: no such road"): launch(script, 2)
+
+
+@pytest.mark.slow
+def test_a_notebook_without_a_training_can_fork_and_one_with_a_training_is_told(tmp_path):
+    code = """
+from accelerate import notebook_launcher
+def train():
+    import torch; torch.set_num_threads(1)
+    from test_trainer import make
+    print("world", make(FOLDER, max_steps=1).args.world_size)
+from torch.distributed.elastic.utils.distributed import get_free_port
+notebook_launcher(train, num_processes=2, use_port=str(get_free_port()))
+train()
+try: notebook_launcher(train, num_processes=2)
+except ValueError as e: print(e)
+""".replace("FOLDER", repr(str(tmp_path)))
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=300, capture_output=True, text=True)
+    assert done.stdout.count("world 2") == 2 and "should only be initialized inside your training function" in done.stdout
+
+
+def test_fsdp_of_accelerate_is_refused_with_the_setting_that_does_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
+    with pytest.raises(ValueError, match="does not run with fsdp: .* set shard=True"): make(tmp_path)
+
+
+@pytest.mark.parametrize("options, reason", [({"lora": LORA}, "lora: adapters are small"), ({}, "one process: start several")])
+def test_parts_are_refused_where_they_make_no_sense(tmp_path, options, reason):
+    with pytest.raises(ValueError, match=f"shard=True does not go with {reason}"): make(tmp_path, shard=True, **options)
+
+
+def test_memory_of_a_student_in_parts_is_a_share_and_what_is_whole_for_a_while():
+    student, recipe = tiny(), make_recipe("agp")
+    alone, parts = (memory_estimate(student, {}, recipe, collate(samples(2)), processes=n) for n in (1, 4))
+    weights, trained = alone["student"], 4 * sum(p.numel() for p in student.model.parameters())
+    assert alone["gradients"] == 5 * trained and alone["optimizer"] == 2 * trained
+    assert parts["student"] == weights // 4 + weights and parts["gradients"] == 5 * trained // 4 + trained and parts["optimizer"] == trained // 2

@@ -1,4 +1,4 @@
-"A run of one or of several processes: `accelerate launch … two_processes.py FOLDER PER_PROCESS RECIPES`; the first keeps weights and metrics."
+"A run of one or of several processes: `accelerate launch --multi_gpu --num_processes N two_processes.py FOLDER PER_PROCESS RUNS`; the first keeps weights and metrics."
 import json
 import sys
 from pathlib import Path
@@ -25,5 +25,5 @@ def run(folder: Path, per_process: int, recipe: dict, **options) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name, (recipe, options) in json.loads(sys.argv[3]).items():
-        run(Path(sys.argv[1]) / name, int(sys.argv[2]), recipe, ddp_backend="gloo", **options)
+        run(Path(sys.argv[1]) / name, int(sys.argv[2]), recipe, **options)
     torch.distributed.destroy_process_group()
