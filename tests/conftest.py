@@ -1,6 +1,7 @@
 "What every test starts from: no network, one thread, the same random state, and CUDA tests only where there is CUDA."
 import os
 import random
+import signal
 
 # before any import of a hub client: nothing in this suite may ask the network for weights
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C and hands that on
 
 
 @pytest.fixture(autouse=True)

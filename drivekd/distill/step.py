@@ -55,9 +55,7 @@ class Window:
         seed: int = 0,  # of stage 2's random order
     ):
         self.parameters, self.recipe, self.seed = [p for p in parameters if p.requires_grad], recipe, seed
-        # built once: some TorchJD weightings remember earlier steps
-        self.method, self.stage2 = (torchjd_weighting(name, recipe.conflict_options) if name.startswith("torchjd:") else name
-                                    for name in (recipe.conflict, recipe.stage2))
+        self.method, self.stage2 = _method(recipe, recipe.conflict), _method(recipe, recipe.stage2)
         self.total: Grads | None = None
         self.forget()
 
@@ -78,8 +76,7 @@ class Window:
         "Add a micro-batch: one backward pass per term."
         for i, (name, loss) in enumerate(losses.items()):
             weight = weights[name.split(":")[0]]  # own anchors "ce:x" share the weight of "ce"
-            if not loss.requires_grad:
-                raise ValueError(f"Loss {name!r} reaches no trainable parameter: freeze less, or leave it out of the recipe.")
+            if not loss.requires_grad: raise ValueError(f"Loss {name!r} reaches no trainable parameter: freeze less, or leave it out of the recipe.")
             self._collect(name, loss * (weight * scale), backward, retain=i < len(losses) - 1)
             self.losses[name] = self.losses.get(name, 0) + loss.detach() * scale
             self.mass[name] = self.mass.get(name, 0) + scale * sum(shares[name]) / len(shares[name])
@@ -109,6 +106,11 @@ class Window:
         self.total = None
 
 # %% ../../nbs/api/distill/06a_step.ipynb #fd796493
+def _method(recipe: Recipe, name: str) -> object:
+    "A conflict method by name; those of TorchJD are built once, because some remember earlier steps."
+    return torchjd_weighting(name, recipe.conflict_options) if name.startswith("torchjd:") else name
+
+
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     "Sum of two gradients, either of which may be missing."
     return b if a is None else a if b is None else a + b

@@ -281,7 +281,7 @@ def _counted(rows: Mapping[str, Sequence[Row]], first: str, second: str) -> str:
     accuracy = ", ".join(f"{label} {summary_of(found).accuracy.estimate:.0%}" for label, found in rows.items() if found)
     return f"{verdict(compare(rows[first], rows[second])[ALL], first, second)} Right answers to {len(rows[first])} held-out questions: {accuracy}."
 
-
+# %% ../../nbs/api/runs/03_distill_report.ipynb #sections1
 def loss_section(exam: Examination, first: str, second: str) -> Section:
     "The score that open questions have."
     return Section("Answer loss", [loss_table(exam, first, second)])
