@@ -219,7 +219,7 @@ def test_a_sample_that_never_came_by_is_named(tmp_path):
     CachedTeachers(teachers(recipe), tmp_path).fill([collate(samples(2))])
     stored = StoredTeachers(recipe, 4, tmp_path)
     stored.targets(collate(samples(2)))
-    with pytest.raises(FileNotFoundError, match="has none of 'q2' with these tokens, answers and pictures: train once with the teachers"):
+    with pytest.raises(FileNotFoundError, match="has none of 'q2' with these tokens, answers and pictures in this precision .weights.: train once with the teachers"):
         stored.targets(collate(samples(4)))
     changed = collate(samples(1))
     changed.labels[0, 9] = -100
@@ -259,3 +259,12 @@ def test_who_teaches_follows_from_what_is_given(tmp_path):
     assert type(find_teachers(student, vlms, recipe, tmp_path)) is CachedTeachers
     assert type(find_teachers(student, None, recipe, tmp_path)) is StoredTeachers
     with pytest.raises(ValueError, match="none was given for"): find_teachers(student, None, recipe)
+
+
+def test_targets_in_half_precision_are_not_taken_for_those_in_float32(tmp_path):
+    teachers, batch = Teachers(dict.fromkeys(CAPABILITIES, tiny(7)), PRESETS["agp"], 4), collate(samples(3))
+    cache = CachedTeachers(teachers, tmp_path)
+    with torch.autocast("cpu", torch.bfloat16): cache.fill([batch])
+    stored = StoredTeachers(PRESETS["agp"], 4, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"in this precision \(weights\)"): stored.targets(batch)
+    with torch.autocast("cpu", torch.bfloat16): assert set(stored.targets(batch)) == set(CAPABILITIES)

@@ -89,3 +89,8 @@ def test_groups_that_move_together_widen_the_interval():
 def test_answers_that_do_not_pair_are_refused(a, b, groups):
     with pytest.raises(ValueError, match="align"):
         paired_difference(a, b, groups=groups)
+
+
+def test_one_group_gives_no_interval():
+    d = paired_difference([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], groups=["a"] * 3)
+    assert d.estimate == pytest.approx(1 / 3) and np.isnan(d.low) and np.isnan(d.high)

@@ -89,6 +89,22 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale(tmp_path, scope):
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
+def test_an_overflow_of_the_first_micro_batch_leaves_nothing_of_the_others(tmp_path):
+    options = {"recipe": {"preset": "agp", "scope": "micro_batch"}, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 2}
+    trainer, calls = make(tmp_path, optim="sgd", **options), []
+    scaler = trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    weight, study = trainer.model.model.layers[2].self_attn.q_proj.weight, trainer.lesson.study
+    def recorded(*args, **kwargs):
+        calls.append(None)  # the hook below counts passes
+        calls[-1] = study(*args, **kwargs)
+        return calls[-1]
+    trainer.lesson.study = recorded
+    weight.register_hook(lambda grad: grad * (float("inf") if len(calls) == 1 else 1))
+    trainer.train()
+    assert len(calls) == 4 and scaler.get_scale() < 2.0**4 and {r["step"] for r in lines(tmp_path)} == {2}
+    assert [r["losses"]["ce"] for r in lines(tmp_path)] == pytest.approx([c["ce"].mean().item() for c in calls[2:]], rel=1e-5)
+
+
 def test_a_gradient_that_is_no_number_at_any_scale_stops_the_run(tmp_path):
     trainer = make(tmp_path)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)

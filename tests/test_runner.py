@@ -514,3 +514,12 @@ def test_a_notebook_that_refuses_after_it_wrote_something_loses_nothing(tmp_path
     assert result.status == "failed" and result.error == "no such recipe" and (tmp_path / "run" / "made.txt").exists()
     with pytest.raises(RunError, match="no such recipe"): run(notebook(tmp_path / "u.ipynb", PARAMETERS, refuse), out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_refused_run_leaves_the_one_that_it_was_to_replace(tmp_path):
+    fine = notebook(tmp_path / "t.ipynb", PARAMETERS, WRITE)
+    assert run(fine, out=tmp_path / "run").ok
+    refusing = notebook(tmp_path / "u.ipynb", PARAMETERS, "from drivekd.runs.parameters import RunError; raise RunError('no such recipe')")
+    with pytest.raises(RunError, match="no such recipe"): run(refusing, out=tmp_path / "run", force=True)
+    assert read_status(tmp_path / "run")["status"] == "ok" and (tmp_path / "run" / "result.json").exists()
+    assert run(fine, {"x": 2}, out=tmp_path / "run", force=True).ok and {p.name for p in tmp_path.iterdir()} == {"t.ipynb", "u.ipynb", "run"}

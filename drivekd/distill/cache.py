@@ -24,6 +24,7 @@ from .losses import answer_positions, full_pairs, text_to_vision_pairs
 from .objective import Signals, shares
 from .teachers import Teachers
 from ..models.digests import digest
+from ..models.vision import arithmetic
 
 log = logging.getLogger(__name__)
 
@@ -221,8 +222,9 @@ class StoredTeachers:
     def _path(self, key: str) -> Path: return self.folder / key[:2] / f"{key}.safetensors"
 
     def _keys(self, batch) -> tuple[list[str], list[int]]:
-        "Keys of all samples, and which samples are not there."
-        keys = [sample_key(batch, i) for i in range(len(batch.ids))]
+        "Keys of all samples, and which samples are not there; targets in half precision are other targets."
+        computed = arithmetic(batch.input_ids.device)
+        keys = [f"{sample_key(batch, i)}.{computed}" for i in range(len(batch.ids))]
         return keys, [i for i, key in enumerate(keys) if not self._path(key).exists()]
 
     def targets(self,
@@ -237,7 +239,7 @@ class StoredTeachers:
     def _ask(self, batch, keys: Sequence[str], missing: Sequence[int]) -> None:
         "There is nobody to ask."
         raise FileNotFoundError(f"Training without teachers needs the targets of every sample; {self.folder} has none of {batch.ids[missing[0]]!r} with these "
-                                f"tokens, answers and pictures: {_WAY_OUT}.")
+                                f"tokens, answers and pictures in this precision ({keys[missing[0]].split('.')[1]}): {_WAY_OUT}.")
 
     def lacking(self,
         batches: Iterable,  # of `Batch`
@@ -262,7 +264,7 @@ class CachedTeachers(StoredTeachers):
     def fill(self,
         batches: Iterable,  # of `Batch`
     ) -> None:
-        "Ask about every sample beforehand; afterwards the teachers may go."
+        "Ask about every sample beforehand, inside autocast if the training uses it; afterwards the teachers may go."
         for batch in batches:
             keys, missing = self._keys(batch)
             if missing: self._ask(batch, keys, missing)

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
+from .capabilities import check_word
 from .hooks import QueryKey
 from .kernels import head_mean, score_gradients, serves
+from .losses import MAP_DISTANCES
 
 # %% ../../nbs/api/distill/02a_fused.ipynb #32d41999
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def fused_map_loss(
     kernels: bool = False,  # by Triton, on layers that its kernels serve
 ) -> Tensor:  # [b] float32 (float64 for float64 queries); 0 where a sample has no pairs
     "`losses.map_loss` of a layer's head-mean map, block by block (arXiv 2601.21288)."
+    check_word("distance of maps", distance, MAP_DISTANCES)
     with torch.autocast(layer.query.device.type, enabled=False):
         way = _by_kernels if kernels and serves(layer) else _by_rows
         return _FusedMapLoss.apply(layer.query, layer.key, layer, target, region, distance, way)

@@ -32,7 +32,7 @@ def launch(
     "Run a script in several processes; `RuntimeError` with what it said if one fails."
     done = subprocess.run(launch_command(script, processes, arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        said = [line for line in done.stdout.splitlines() if re.match(r"(\[rank\d+\]: )?\w*Error: ", line)]
+        said = [line for line in done.stdout.splitlines() if re.match(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt)(: |$)", line)]
         reason = said[0] if said else "\n".join(done.stdout.splitlines()[-12:])
         raise RuntimeError(f"One of {processes} processes of {script} failed: {reason}")
     return done.stdout

@@ -198,8 +198,9 @@ def ways_to_save(
 ) -> list[str]:  # at most three
     "Settings that need less memory and are not used yet."
     size, windows = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    ways = {f"per_device_train_batch_size={size // 2} with gradient_accumulation_steps={windows * 2} (the same gradient)": size > 1,
-            "shard=True (the same gradient)": args.world_size > 1 and not args.shard,
+    cut = next((n for n in range(2, size + 1) if size % n == 0), 1)  # as many samples in a step as before
+    ways = {f"per_device_train_batch_size={size // cut} with gradient_accumulation_steps={windows * cut} (the same gradient)": cut > 1,
+            "shard=True (the same gradient)": args.world_size > 1 and not (args.shard or args.lora or args.fp16),
             "activation_checkpointing=True (the same gradient)": not args.activation_checkpointing,
             "bf16=True (in a new run)": not (args.bf16 or args.fp16), "lora={'r': 16} (in a new run)": not args.lora,
             "smaller pictures or fewer cameras": True}

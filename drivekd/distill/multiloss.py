@@ -105,7 +105,7 @@ class LessonTrainer(Trainer):
         cache = {"folder": args.target_cache, "dtype": args.target_dtype, "samples": len(train_dataset)} if args.target_cache else None
         self.lesson = make_lesson(student, self.teachers, recipe, args.seed, cache, {"gigabytes": args.vision_cache, "folder": args.vision_folder})
         check_shard(args, self.lesson.projection_parameters())
-        if args.shard: shard(student, args.device)
+        if args.shard: shard(student, args.device, self.frozen)
         self.is_distributed_loading_by_transformers = args.shard  # Trainer and accelerate leave the model as it is
         self.window = (ShardedWindow(self.model, recipe, args.seed) if args.shard else
                        Window([*self.model.parameters(), *self.lesson.projection_parameters()], recipe, args.seed))
@@ -174,6 +174,7 @@ class MultiLossTrainer(SamplingTrainer):
     def _finish(self, scale: float) -> None:
         "End of an accumulation window: the turn of the optimizer, which divides by the scale once more."
         if scale != 1: torch._foreach_mul_([g for g in self.window.total if g is not None], scale)
+        self.window.forget()  # what came after an overflow
         self.window.finish()
         self.reweighting.step()
         self.combined, self.overflow = 0, False
@@ -216,4 +217,5 @@ class ReportingTrainer(MultiLossTrainer):
         batch, half = self.data_collator(samples), self.args.bf16 or self.args.fp16
         parts = memory_estimate(self.student, self.teachers, self.recipe, batch, 2 if half else 4, self.args.activation_checkpointing,
                                 processes=self.args.world_size if self.args.shard else 1)
-        return describe_memory(parts, batch, self.args.device)
+        kept = self.args.vision_cache * (1 + len({id(vlm) for vlm in self.teachers.values()})) if self.frozen and batch.pixel_values is not None else 0
+        return describe_memory(parts, batch, self.args.device) + (f" Besides, up to {kept:.2f} GB of main memory for vision features (vision_cache)." if kept else "")

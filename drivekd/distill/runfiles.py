@@ -131,7 +131,7 @@ def identity(
     ids = hashlib.sha256("\n".join(str(s.id) for s in samples).encode()).hexdigest()
     window = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size  # cut as one likes
     about = {"recipe": to_dict(recipe), "teachers": teachers.fingerprints if teachers else {}, "samples": f"{len(samples)} {ids}",
-             "samples_per_step": window}
+             "samples_per_step": window, "targets": teachers.dtype if teachers else "none"}
     return json.loads(json.dumps(about | {name: getattr(args, name) for name in DECISIVE}))
 
 

@@ -23,11 +23,12 @@ from .step import Grads, Window, backward_into
 def shard(
     student,  # `VLM`, its trainable parameters already chosen; changed in place
     device: torch.device,
+    whole: Sequence[nn.Module] = (),  # stay whole in every process: what is frozen and also used by itself, such as the vision tower
 ) -> None:
     "Spread a student over all processes."
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for layer in student.llm_layers: fully_shard(layer, mesh=mesh)
-    model = fully_shard(student.model, mesh=mesh)
+    model = fully_shard(student.model, mesh=mesh, ignored_params={p for module in whole for p in module.parameters()})
     model.set_reshard_after_forward(False)
     model.set_reshard_after_backward(False)
     model.set_requires_gradient_sync(False)

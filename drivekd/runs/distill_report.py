@@ -31,6 +31,7 @@ def verdict(
     second: str,
 ) -> str:
     "What a difference allows to say."
+    if difference.low != difference.low: return f"One frame says nothing about others, so {second} and {first} cannot be compared ({100 * difference.estimate:+.0f} points there)."
     points = f"{100 * difference.estimate:+.0f} points, 95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}"
     if difference.low > 0: return f"{second} answers more questions correctly than {first} ({points})."
     if difference.high < 0: return f"{second} answers fewer questions correctly than {first} ({points})."
@@ -262,6 +263,7 @@ def _never_right(rows: Mapping[str, Sequence[Row]], first: str, second: str) -> 
     "Kinds of questions of which neither student answered one."
     a, b = (summarise(rows[label], "kind") for label in (first, second))
     kinds = [f"“{kind}” ({s.asked} asked; {s.unread} and {b[kind].unread} replies unclear)" for kind, s in a.items() if s.right == b[kind].right == 0]
+    if len(rows[first]) < FEW: return ""
     return f"Neither student answers a single question of the kinds {', '.join(kinds)}." if kinds else ""
 
 
@@ -269,6 +271,7 @@ def _losses_apart(exam: Examination, first: str, second: str) -> str:
     "Answer losses whose difference is surely not zero, whichever way it goes."
     apart = [f"{'lower' if d.high < 0 else 'higher'} for {g} ({d.estimate:+.2f} nats a token, 95 % interval {d.low:+.2f} to {d.high:+.2f})"
              for g, d in loss_changes(exam, first, second).items() if d.high < 0 or d.low > 0]
+    if all(d.low != d.low for d in loss_changes(exam, first, second).values()): return "Questions about one frame allow no interval for the answer loss."
     return f"The answer loss of {second} is " + (" and ".join(apart) if apart else f"nowhere surely different from that of {first}") + "."
 
 

@@ -144,7 +144,8 @@ def between(
 ) -> Html:  # table cell
     "A number with its bounds."
     value, low, high = interval[:3]
-    return Html(f"<strong>{value:.{digits}f}</strong>{html_text(unit)} <small>[{low:.{digits}f}, {high:.{digits}f}]</small>")
+    bounds = "one frame: no interval" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return Html(f"<strong>{value:.{digits}f}</strong>{html_text(unit)} <small>{bounds}</small>")
 
 # %% ../../nbs/api/runs/01_report.ipynb #3837863b
 def gain(
@@ -153,7 +154,8 @@ def gain(
     "Difference of two accuracies in points, marked when its interval excludes zero."
     value, low, high = (100 * x for x in difference[:3])
     sure = "sure" if low > 0 or high < 0 else "open"
-    detail = f"[{low:+.0f}, {high:+.0f}] · {difference.gained} gained, {difference.lost} lost, p = {difference.p:.2g}"
+    bounds = "one frame: no interval" if math.isnan(low) else f"[{low:+.0f}, {high:+.0f}]"
+    detail = f"{bounds} · {difference.gained} gained, {difference.lost} lost, p = {difference.p:.2g}"
     return Html(f'<strong class="{sure}">{value:+.0f} points</strong> <small>{detail}</small>')
 
 # %% ../../nbs/api/runs/01_report.ipynb #0beb330d

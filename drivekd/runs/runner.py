@@ -121,7 +121,7 @@ def exact_folder(
     folder: Path,
     force: bool,  # replace an earlier run
 ) -> Path:
-    "`folder`, created or emptied of an earlier run."
+    "`folder`, created; an earlier run in it is set aside."
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; give a folder with --out")
     if _claim(folder):
@@ -133,9 +133,15 @@ def exact_folder(
         raise RunError(f"{folder} holds a run that is still {status['status']} (process {status['pid']}); wait or give another --out")
     if not force:
         raise RunError(f"{folder} holds a run already ({status['status']}); replace it with --force or give another --out")
-    shutil.rmtree(folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+    folder.replace(_aside(folder))
     _claim(folder)
     return folder
+
+
+def _aside(folder: Path) -> Path:
+    "Where an earlier run waits until the new one is past its refusals."
+    return folder.with_name(f".{folder.name}.before")
 
 # %% ../../nbs/api/runs/00_runner.ipynb #5b4cff7c
 EXIT = {"ok": 0, "failed": 1, "killed": 130, "timeout": 124}  # 2 is kept for runs that could not start
@@ -490,7 +496,9 @@ def run(
     _finish(plan, result, ended, returncode)
     if result.status == "failed" and _refused(result.folder):
         shutil.rmtree(result.folder)
+        if _aside(result.folder).exists(): _aside(result.folder).replace(result.folder)
         raise RunError(result.error)
+    shutil.rmtree(_aside(result.folder), ignore_errors=True)
     write_status(result)
     return result
 

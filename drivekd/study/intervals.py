@@ -86,12 +86,13 @@ def paired_difference(
     draws: int = 4000,
     seed: int = 0,
 ) -> Difference:  # second minus first
-    "Paired bootstrap interval of a mean difference, with McNemar's exact p for right/wrong scores."
+    "Paired bootstrap interval of a mean difference (not a number for a single group, which says nothing about others), with McNemar's exact p for right/wrong scores."
     a, b = np.asarray(first, float), np.asarray(second, float)
     if a.shape != b.shape or a.ndim != 1 or not len(a) or (groups is not None and len(groups) != len(a)):
         raise ValueError(f"a paired difference needs one score per model and question, found shapes {a.shape} and {b.shape}; align them by question id")
-    means = _bootstrap_means(*_group_sums(b - a, groups), draws, seed)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    sums, sizes = _group_sums(b - a, groups)
+    means = _bootstrap_means(sums, sizes, draws, seed)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(sums) > 1 else (np.nan, np.nan)
     gained, lost = int((b > a).sum()), int((a > b).sum())
     binary = np.isin(np.concatenate([a, b]), (0, 1)).all()
     return Difference(float((b - a).mean()), float(low), float(high), gained, lost, mcnemar(gained, lost) if binary else float("nan"))
