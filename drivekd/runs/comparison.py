@@ -52,7 +52,7 @@ def label_of(preset: str) -> str:
 def check_counts(**values: int | float) -> None:
     "Refuse what must be positive and is not."
     for name, value in values.items():
-        if not value > 0: raise RunError(f"parameter {name} must be positive, found {value}; give at least 1, or a small number for a rate")
+        if not value > 0: raise RunError(f"parameter {name} must be positive, found {value}; give {'at least 1' if isinstance(value, int) else 'a small number such as 0.005'}")
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #b4a447b9
 def check_share(**values: float) -> None:
@@ -141,7 +141,7 @@ def from_world(
 @refusals()
 def from_file(path: str, image_root: str, held_out: float, seed: int) -> Questions:
     "A file of questions, split by frame."
-    if not Path(path).is_file(): raise RunError(f"there is no file of questions at {path}; give an existing JSON file, or data= (empty) for the miniature world")
+    if not Path(path).is_file(): raise RunError(f"there is no file of questions at {path or '(empty)'}; give an existing JSON file, or data= (empty) for the miniature world")
     records = read_records(path, image_root or None, verify_images=True)
     known = [r for r in records if r.capability]
     if not known:

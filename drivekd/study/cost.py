@@ -323,6 +323,11 @@ def versions() -> dict[str, str]:
     return {"drivekd": __version__, "torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
 
 # %% ../../nbs/api/study/04a_cost.ipynb #e6eb399d
+def _say(text: str) -> None:
+    "Progress, beside the result."
+    print(text, file=sys.stderr, flush=True)
+
+
 def step_cost(
     preset: str = "standard",  # a key of `SIZES`
     tokens: int | None = None,  # instead of the preset's
@@ -333,12 +338,15 @@ def step_cost(
     check_word("preset", preset, SIZES)
     size = replace(SIZES[preset], tokens=tokens or SIZES[preset].tokens)
     with tempfile.TemporaryDirectory() as folder:
+        _say(f"{preset}, {size.tokens} tokens: are the losses and the gradient the same?")
         bench = Bench(size, folder, device)
         errors = compare(bench)
         check_equal(errors, 1e-4 if size.dtype == "float32" else 0.02)
+        _say(f"yes; timing {len(STEPS)} kinds of step, {repeats} rounds")
         seconds = measure_times(bench, repeats)
         del bench
     gc.collect()
+    _say("memory of four kinds, each in a process of its own")
     memory = {kind: memory_apart(kind, preset, size.tokens, device) for kind in ("published", "online", "cached", "sft")}
     return summary(seconds, memory) | {"seconds": seconds, "memory_bytes": memory, "errors": errors, "flops": flops(size), "preset": preset,
             "sizes": asdict(size), "device": device, "threads": torch.get_num_threads(), "repeats": repeats, "versions": versions()}
