@@ -125,4 +125,4 @@ def test_what_the_readme_links_to_exists():
     text = readme()
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert links and not [link for link in links if not (ROOT / link).exists()]
-    assert re.search(r"!\[[^\]]{20,}\]\(nbs/images/\S+\.png\)", text)  # a picture, with words for those who do not see it
+    assert re.search(r"!\[[^\]]{20,}\]\(nbs/images/\S+\.(png|jpg)\)", text)  # a picture, with words for those who do not see it
