@@ -165,11 +165,12 @@ def test_a_failing_process_is_reported_with_its_last_words(tmp_path):
 @pytest.mark.slow
 def test_a_notebook_without_a_training_can_fork_and_one_with_a_training_is_told(tmp_path):
     code = """
+import os
 from accelerate import notebook_launcher
 def train():
     import torch; torch.set_num_threads(1)
     from test_trainer import make
-    print("world", make(FOLDER, max_steps=1).args.world_size)
+    os.write(1, f"world {make(FOLDER, max_steps=1).args.world_size}\\n".encode())  # at once, or two processes mix their words
 from torch.distributed.elastic.utils.distributed import get_free_port
 notebook_launcher(train, num_processes=2, use_port=str(get_free_port()))
 train()
