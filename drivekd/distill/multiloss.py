@@ -37,7 +37,7 @@ class DistillationConfig(TrainingArguments):
     "Arguments of a distillation run: where and how long it runs, and the recipe."
     recipe: str | dict = "agp"  # a preset, {"preset": …, option: …}, or a whole recipe as dict
     target_cache: str | None = None  # folder that keeps what teachers showed, so that they are asked once per sample
-    vision_cache: float = 1.0  # gigabytes of a frozen tower's features kept in memory, for the student and for each teacher; 0: none
+    vision_cache: float = 0.0  # gigabytes of a frozen tower's features kept in memory, for the student and for each teacher; 0: none; pays where the tower is large
     vision_folder: str | None = None  # keeps all of them, for later runs too
     target_dtype: str = "float32"  # precision of that folder; half precision rounds the targets
     shard: bool = False  # several processes share weights, gradients and optimizer state (FSDP2)
