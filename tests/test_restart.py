@@ -180,3 +180,12 @@ def test_small_checkpoints_hold_weights_only_and_say_so(tmp_path, whole):
 def test_another_setting_or_other_samples_are_another_run(whole, options, data):
     with pytest.raises(ValueError, match=f"differs in .*{next(iter(options), 'samples')}"):
         make(whole[0], data=data, **OPTIONS | options).train(resume_from_checkpoint=str(whole[0] / "checkpoint-2"))
+
+
+def test_targets_may_come_from_a_store_that_rounds_nothing(tmp_path, whole):
+    def resumed(dtype):
+        trainer = make(tmp_path / dtype, **OPTIONS, target_cache=str(tmp_path / f"{dtype} targets"), target_dtype=dtype)
+        trainer.train(resume_from_checkpoint=str(whole[0] / "checkpoint-2"))
+        return trainer
+    assert_same(state(resumed("float32")), whole[1], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"differs in \['targets'\]"): resumed("bfloat16")

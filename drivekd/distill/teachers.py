@@ -59,7 +59,7 @@ def _to(signals: Signals, device: torch.device) -> Signals:
 # %% ../../nbs/api/distill/04_teachers.ipynb #fe6114c5
 class Teachers:
     "One teacher per capability; equal weights share a pass."
-    dtype = "as computed"  # of the targets; stored ones may be rounded
+    dtype = "float32"  # of the targets: nothing is rounded, as in a store of this precision
 
     def __init__(self,
         vlms: Mapping[str, object],  # capability -> `VLM`

@@ -31,7 +31,7 @@ def verdict(
     second: str,
 ) -> str:
     "What a difference allows to say."
-    if difference.low != difference.low: return f"One frame says nothing about others, so {second} and {first} cannot be compared ({100 * difference.estimate:+.0f} points there)."
+    if np.isnan(difference.low): return f"One frame says nothing about others, so {second} and {first} cannot be compared ({100 * difference.estimate:+.0f} points there)."
     points = f"{100 * difference.estimate:+.0f} points, 95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}"
     if difference.low > 0: return f"{second} answers more questions correctly than {first} ({points})."
     if difference.high < 0: return f"{second} answers fewer questions correctly than {first} ({points})."
@@ -269,9 +269,10 @@ def _never_right(rows: Mapping[str, Sequence[Row]], first: str, second: str) -> 
 
 def _losses_apart(exam: Examination, first: str, second: str) -> str:
     "Answer losses whose difference is surely not zero, whichever way it goes."
+    changes = loss_changes(exam, first, second)
+    if all(np.isnan(d.low) for d in changes.values()): return "Questions about one frame allow no interval for the answer loss."
     apart = [f"{'lower' if d.high < 0 else 'higher'} for {g} ({d.estimate:+.2f} nats a token, 95 % interval {d.low:+.2f} to {d.high:+.2f})"
-             for g, d in loss_changes(exam, first, second).items() if d.high < 0 or d.low > 0]
-    if all(d.low != d.low for d in loss_changes(exam, first, second).values()): return "Questions about one frame allow no interval for the answer loss."
+             for g, d in changes.items() if d.high < 0 or d.low > 0]
     return f"The answer loss of {second} is " + (" and ".join(apart) if apart else f"nowhere surely different from that of {first}") + "."
 
 
