@@ -44,12 +44,12 @@ def _plain(reply: str) -> str:
     said = re.split(r"</think(?:ing)?>", reply, flags=re.I)[-1]
     said = re.split(r"<think(?:ing)?>", said, maxsplit=1, flags=re.I)[0]
     text = unicodedata.normalize("NFKC", re.sub(r"~~[^~\n]{0,200}~~", " ", said)).replace("’", "'").replace("‘", "'")
-    text = re.sub(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf)\b|</?[a-z]+>|[*_`#${}\[\]\"“”]", " ", text)
+    text = re.sub(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf)\b|</?[a-z]+>|[*_`#${}\[\]\"“”【】「」『』]", " ", text)
     text = re.sub(r"(?<![\w'])'([^'\n]{1,80})'(?!\w)", r" \1 ", text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
 # %% ../../nbs/api/study/00a_choices.ipynb #f267cf1e
-_DENIAL = (r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bexclud\w+|\beliminat\w+|\bdiscard\w*|\brul\w+ out|\b(?:anything|everything|all) but|\bagainst)")
+_DENIAL = (r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bexclud\w+|\beliminat\w+|\bdiscard\w*|\brul\w+ out|\b(?:anything|everything|all) but|\bagainst|\bchanged from)")
 _FILLER = r"(?: (?:be|the|an?|really|both|option|options|choice|answer|letter|it's|it is|\(?[A-H]\)?,?|and|or|nor))*"
 _BEFORE = re.compile(rf"{_DENIAL}{_FILLER} $", re.I)
 _AFTER = re.compile(r"\W{0,2} ?(?:(?:is|are|was|would be|can be|seems|looks) (?:not|out|wrong|incorrect|false|ruled out|excluded|eliminated|impossible|unlikely)|(?:isn't|cannot be|can't be)|(?:wrong|incorrect|false)\b)", re.I)
@@ -101,6 +101,12 @@ def _places(sought: Sequence[str], words: Sequence[str]) -> list[tuple[int, int]
     return [(i, i + n) for i in range(len(words) - n + 1) if words[i] == sought[0] and list(words[i:i + n]) == list(sought)] if n else []
 
 
+def _with_longer(found: set[str], stems: set[str], options: Mapping[str, str]) -> set[str]:
+    "Options found, with those that say more and whose words are all there in another order: then it is unclear which is meant."
+    told = {letter: {_stem(w) for w in _words(option)} for letter, option in options.items()}
+    return found | {longer for longer in options for letter in found if told[letter] < told[longer] <= stems}
+
+
 def _texts(
     text: str,  # of a reply
     options: Mapping[str, str],  # text by letter
@@ -113,7 +119,7 @@ def _texts(
         spans[letter] = [(i, j) for i, j in _places([_stem(w) for w in _words(option)], stems) if not _BEFORE.search(around(i, j)[0]) and not _AFTER.match(around(i, j)[1])]
     everything = [s for found in spans.values() for s in found]
     inside = lambda s: any(o[0] <= s[0] and s[1] <= o[1] and o != s for o in everything)
-    return {letter for letter, found in spans.items() if any(not inside(s) for s in found)}
+    return _with_longer({letter for letter, found in spans.items() if any(not inside(s) for s in found)}, set(stems), options)
 
 # %% ../../nbs/api/study/00a_choices.ipynb #e308f759
 _SMALL = frozenset("a an the is are be it its to of in at on and with as that this will should".split())
@@ -151,7 +157,7 @@ def _read_piece(text: str, options: Mapping[str, str]) -> set[str]:
 _STATED = (
     re.compile(r"\bfinal(?: answer| choice)?(?: is)? ?[:=-] ?", re.I),
     re.compile(r"\b(?<!each )(?<!every )(?:answer|choice|option|selection|prediction)(?: (?:should|must|would) be| is| was)? ?(?:[:=-] ?|(?<=is) |(?<=be) |(?<=was) )(?:option |choice |letter )?", re.I),
-    re.compile(r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|say|answer|go with|think it(?:'s| is))|it(?:'s| is) (?:option|choice)|(?:that|this|which) leaves(?: only)?|so|therefore|thus|hence),?:? (?=(?:option )?\(?[A-H]\b)", re.I),
+    re.compile(r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|say|answer|go with|think it(?:'s| is))|it(?:'s| is) (?:option|choice)|(?:that|this|which) leaves(?: only)?|lean(?:ing)? towards?|settle on|most likely|so|therefore|thus|hence),?:? (?=(?:option )?\(?[A-H]\b)", re.I),
 )
 
 
@@ -177,7 +183,7 @@ def _without_list(text: str, options: Mapping[str, str]) -> str:
 
 
 _ITEM = re.compile(r"^[\s*>-]*(?:\[.\])?[\s*_]*\(?([A-H])(?=[).:*\s]|$)")
-_TICK = re.compile(r"[✓✔✅☑]|\[[xX]\]|\*\*|(?:<|←)-*|\(correct\)")
+_TICK = re.compile(r"[✓✔✅☑]|\[[xX]\]|\*\*|[\[(](?:correct|right)[\])]", re.I)
 _VERDICT = re.compile(r"(?<![A-Za-z0-9])\(?([A-H])\)?[.:)]? *[-:=]? *(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
 
 
