@@ -49,10 +49,16 @@ def _plain(reply: str) -> str:
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
 # %% ../../nbs/api/study/00a_choices.ipynb #f267cf1e
-_DENIAL = (r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bexclud\w+|\beliminat\w+|\bdiscard\w*|\brul\w+ out|\b(?:anything|everything|all) but|\bagainst|\bchanged from)")
+_DENIAL = (
+    r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bagainst|\bchanged from"
+    r"|\bexclud\w+|\beliminat\w+|\bdiscard\w*|\brul\w+ out|\b(?:anything|everything|all) but)")
 _FILLER = r"(?: (?:be|the|an?|really|both|option|options|choice|answer|letter|it's|it is|\(?[A-H]\)?,?|and|or|nor))*"
 _BEFORE = re.compile(rf"{_DENIAL}{_FILLER} $", re.I)
-_AFTER = re.compile(r"\W{0,2} ?(?:(?:is|are|was|would be|can be|seems|looks) (?:not|out|wrong|incorrect|false|ruled out|excluded|eliminated|impossible|unlikely)|(?:isn't|cannot be|can't be)|(?:wrong|incorrect|false)\b)", re.I)
+_AFTER = re.compile(
+    r"(?:(?:,?(?: and| or)? \(?[A-H]\)?){1,7} (?=are\b))?\W{0,2} ?"  # B, C and D are …
+    r"(?:(?:is|are|was|would be|can be|seems|looks) (?:both |all )?"
+    r"(?:not|out|wrong|incorrect|false|ruled out|excluded|eliminated|impossible|unlikely)"
+    r"|(?:isn't|cannot be|can't be)|(?:wrong|incorrect|false)\b)", re.I)
 
 
 def _denied(text: str, start: int, end: int) -> bool:
@@ -62,12 +68,14 @@ def _denied(text: str, start: int, end: int) -> bool:
 # %% ../../nbs/api/study/00a_choices.ipynb #815b3c5c
 _LETTER = re.compile(r"(?<![A-Za-z0-9'-])(?:\((?P<round>[A-Ha-h])\)|(?P<small>[a-h])(?=[.):](?:\s|$))|(?P<alone>[A-H])(?![A-Za-z0-9'_-]))")
 _NAMED = re.compile(r"\b(?:option|choice|letter|answer)s? ?\(?(?P<named>[A-Ha-h])\b(?!')", re.I)
-_NAME = re.compile(r"\b(?:lane|plan|road|route|street|exit|gate|zone|vehicle|car|truck|object|point|type|class|grade|level|group|vitamin) $", re.I)
+_NAME = re.compile(
+    r"\b(?:lane|plan|road|route|street|exit|gate|zone|vehicle|car|truck|object|point|type|class|grade|level|group|vitamin) $", re.I)
 
 
 def _article(text: str, m: re.Match) -> bool:
     "Whether an A is the article of the next word."
-    return m[0] == "A" and bool(re.match(r" [a-z]", text[m.end():])) and not re.match(r" (?:is|was|seems|because|since|as|and|or|but|for)\b", text[m.end():])
+    after = text[m.end():m.end() + 12]
+    return m[0] == "A" and bool(re.match(r" [a-z]", after)) and not re.match(r" (?:is|was|seems|because|since|as|and|or|but|for)\b", after)
 
 
 def _letters(
@@ -116,7 +124,8 @@ def _texts(
     stems, spans = [_stem(w) for w in said], {}
     around = lambda i, j: (" ".join(said[max(0, i - 12):i]) + " ", " ".join(said[j:j + 12]))
     for letter, option in options.items():
-        spans[letter] = [(i, j) for i, j in _places([_stem(w) for w in _words(option)], stems) if not _BEFORE.search(around(i, j)[0]) and not _AFTER.match(around(i, j)[1])]
+        found = _places([_stem(w) for w in _words(option)], stems)
+        spans[letter] = [p for p in found if not _BEFORE.search(around(*p)[0]) and not _AFTER.match(around(*p)[1])]
     everything = [s for found in spans.values() for s in found]
     inside = lambda s: any(o[0] <= s[0] and s[1] <= o[1] and o != s for o in everything)
     return _with_longer({letter for letter, found in spans.items() if any(not inside(s) for s in found)}, set(stems), options)
@@ -128,21 +137,27 @@ _NEGATION = frozenset(_stem(w) for w in "not no never neither nor without isn't 
 
 def _covered(text: str, options: Mapping[str, str]) -> set[str]:
     "Options whose own words all occur, in any order."
-    said, told = {_stem(w) for w in _words(text)}, {letter: {_stem(w) for w in _words(option)} - _SMALL for letter, option in options.items()}
+    said = {_stem(w) for w in _words(text)}
+    told = {letter: {_stem(w) for w in _words(option)} - _SMALL for letter, option in options.items()}
     shared = set.intersection(*told.values())
     own = {letter: words - shared for letter, words in told.items()}
     found = {k: words for k, words in own.items() if len(words) > 2 and words <= said and not (said - words) & _NEGATION}
     return {k for k, words in found.items() if not any(words < others for others in found.values())}
 
 # %% ../../nbs/api/study/00a_choices.ipynb #b5a7ac53
-_LEADING = re.compile(r"^[\W_]*(?:(?:option|choice|letter) )?\(?([A-Ha-h])(?=$|\s*$|[.,:;)!?\n/&]| [-–—(=]| (?:because|since|as|is|and|or)\b)")
-_PLACE = re.compile(r"\b(?:(first|second|third|fourth|fifth|last) (?:option|choice|answer|one)|(?:option|choice|answer) (?:number )?([1-8]))\b", re.I)
+_LEADING = re.compile(
+    r"^[\W_]*(?:(?:option|choice|letter) )?\(?([A-Ha-h])"
+    r"(?=$|\s*$|[.,:;)!?\n/&]| [-–—(=]| (?:because|since|as|is|and|or)\b)")
+_PLACE = re.compile(
+    r"\b(?:(first|second|third|fourth|fifth|last) (?:option|choice|answer)|(?:option|choice|answer) (?:number )?([1-8]))\b", re.I)
 _COUNT = ("first", "second", "third", "fourth", "fifth")
 
 
 def _counted(text: str, options: Mapping[str, str]) -> set[str]:
     "Options that are named by their place: the second option, option 2."
-    places = [len(options) - 1 if m[1] and m[1].lower() == "last" else _COUNT.index(m[1].lower()) if m[1] else int(m[2]) - 1 for m in _PLACE.finditer(text) if not _denied(text, *m.span())]
+    found = [m for m in _PLACE.finditer(text) if not _denied(text, *m.span())]
+    last = len(options) - 1
+    places = [int(m[2]) - 1 if m[2] else last if m[1].lower() == "last" else _COUNT.index(m[1].lower()) for m in found]
     return {list(options)[i] for i in places if i < len(options)}
 
 
@@ -156,8 +171,13 @@ def _read_piece(text: str, options: Mapping[str, str]) -> set[str]:
 # %% ../../nbs/api/study/00a_choices.ipynb #dbc1b37b
 _STATED = (
     re.compile(r"\bfinal(?: answer| choice)?(?: is)? ?[:=-] ?", re.I),
-    re.compile(r"\b(?<!each )(?<!every )(?:answer|choice|option|selection|prediction)(?: (?:should|must|would) be| is| was)? ?(?:[:=-] ?|(?<=is) |(?<=be) |(?<=was) )(?:option |choice |letter )?", re.I),
-    re.compile(r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|say|answer|go with|think it(?:'s| is))|it(?:'s| is) (?:option|choice)|(?:that|this|which) leaves(?: only)?|lean(?:ing)? towards?|settle on|most likely|so|therefore|thus|hence),?:? (?=(?:option )?\(?[A-H]\b)", re.I),
+    re.compile(
+        r"\b(?<!each )(?<!every )(?:answer|choice|option|selection|prediction)(?: (?:should|must|would) be| is| was)? ?"
+        r"(?:[:=-] ?|(?<=is) |(?<=be) |(?<=was) )(?:option |choice |letter )?", re.I),
+    re.compile(
+        r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|say|answer|go with|think it(?:'s| is))|it(?:'s| is) (?:option|choice)"
+        r"|(?:that|this|which) leaves(?: only)?|lean(?:ing)? towards?|settle on|most likely|so|therefore|thus|hence)"
+        r",?:? (?=(?:option )?\(?[A-H]\b)", re.I),
 )
 
 
@@ -182,7 +202,7 @@ def _without_list(text: str, options: Mapping[str, str]) -> str:
     return re.sub(r"\s*(?:- )?".join(items), " ", text, flags=re.I).strip()
 
 
-_ITEM = re.compile(r"^[\s*>-]*(?:\[.\])?[\s*_]*\(?([A-H])(?=[).:*\s]|$)")
+_ITEM = re.compile(r"[*_>-]{0,4} {0,4}(?:\[.\] ?)?[*_]{0,4}\(?([A-H])(?=[).:*\s]|$)")
 _TICK = re.compile(r"[✓✔✅☑]|\[[xX]\]|\*\*|[\[(](?:correct|right)[\])]", re.I)
 _VERDICT = re.compile(r"(?<![A-Za-z0-9])\(?([A-H])\)?[.:)]? *[-:=]? *(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
 
@@ -192,18 +212,22 @@ def _ticked(
     options: Mapping[str, str],
 ) -> set[str]:
     "The one option of a list that is marked, or said to be right while others are said to be wrong."
-    lines = [(m[1], bool(_TICK.search(line))) for line in reply.splitlines() if (m := _ITEM.match(line)) and m[1] in options]
+    lines = [(m[1], bool(_TICK.search(line))) for line in reply.splitlines() if (m := _ITEM.match(line.strip())) and m[1] in options]
     marked = {letter for letter, tick in lines if tick}
     if len({letter for letter, _ in lines}) == len(options) and len(marked) == 1: return marked
-    verdicts = [(m[1].upper(), m[2].lower() in ("yes", "true", "correct", "right")) for m in _VERDICT.finditer(_plain(reply)) if m[1].upper() in options]
+    said = [(m[1].upper(), m[2].lower()) for m in _VERDICT.finditer(_plain(reply))]
+    verdicts = [(letter, verdict in ("yes", "true", "correct", "right")) for letter, verdict in said if letter in options]
     good = {letter for letter, verdict in verdicts if verdict}
     return good if len(good) == 1 and len({letter for letter, _ in verdicts}) > 1 else set()
 
 # %% ../../nbs/api/study/00a_choices.ipynb #bbdf4a42
 _TURN = re.compile(
-    r"(?:^|[.,;:!?…\n] *)(?:hmm+[,. ]*)?(?:wait|no|sorry|oops)\b *[,.:;…!-]+|\bactually\b,?|\bcorrection\b *:?|\bi mean(?:t)?\b|\bscratch that\b|\bmy mistake\b|\bon (?:second thought|reflection|closer (?:look|inspection))\b|"
+    r"(?:^|[.,;:!?…\n] *)(?:hmm+[,. ]*)?(?:wait|no|sorry|oops)\b *[,.:;…!-]+|\bactually\b,?|\bcorrection\b *:?|\bi mean(?:t)?\b"
+    r"|\bscratch that\b|\bmy mistake\b|\bon (?:second thought|reflection|closer (?:look|inspection))\b|"
     r"\blet me (?:double-?check|check again|re-?check|reconsider|re-?examine|re-?think|think again|correct)\b", re.I)
-_IMPRESSION = re.compile(r"\b(?:at first|initially|first (?:guess|impression|glance|thought)|i thought|looks? like|seems?|appears?|one (?:might|may|could) think)\b[^\n]{0,200}?\b(?:but|however|yet)\b", re.I)
+_IMPRESSION = re.compile(
+    r"\b(?:at first|initially|first (?:guess|impression|glance|thought)|i thought|looks? like|seems?|appears?|one (?:might|may|could) think)\b"
+    r"[^\n]{0,200}?\b(?:but|however|yet)\b", re.I)
 _DOUBT = re.compile(r"\b(?:might|may|could|maybe|perhaps|possibl[ey]|also|or)\b", re.I)
 
 
@@ -231,7 +255,9 @@ def read_choice(
     return meant.pop() if len(meant) == 1 else None
 
 # %% ../../nbs/api/study/00a_choices.ipynb #5febed39
-_YES_NO = re.compile(r"\b(?:(?P<yes>yes|yeah|yep|yup)|(?P<no>nope|nah|no(?!\. ?\d)(?=\s*(?:$|[.,;:!?)…–—\n-]|(?:it|this|that|there|the|they|he|she|i|we|you|because|since|as|but)\b))))\b(?!-)", re.I)
+_YES_NO = re.compile(
+    r"\b(?:(?P<yes>yes|yeah|yep|yup)|(?P<no>nope|nah|no(?!\. ?\d)"  # No. 5 is a number
+    r"(?=\s*(?:$|[.,;:!?)…–—\n-]|(?:it|this|that|there|the|they|he|she|i|we|you|because|since|as|but)\b))))\b(?!-)", re.I)
 
 
 def read_yes_no(

@@ -58,7 +58,7 @@ def published_match(
     reply: str,
     reference: str,
 ) -> Match:
-    "The points that DriveLM's evaluation counts (its rule in our words; the program fails where a reference has an odd number of decimals, this drops the last)."
+    "The points that DriveLM's evaluation counts, in our words (it fails if a reference has an odd number of decimals, this drops the last)."
     return Match(len(_published_hits(reply, reference)), len(_two_by_two(reply)), len(_two_by_two(reference)))
 
 # %% ../../nbs/api/study/00d_drivelm.ipynb #0dd37ada
@@ -139,7 +139,8 @@ class DriveLMScore:
     @property
     def parts(self) -> dict[str, float]:
         "What each part adds to the final score."
-        return {"judge": 0.4 * self.judge / 100, "language": 0.2 * self.words, "match": 0.2 * self.match / 100, "accuracy": 0.2 * self.accuracy}
+        judge, found = self.judge / 100, self.match / 100
+        return {"judge": 0.4 * judge, "language": 0.2 * self.words, "match": 0.2 * found, "accuracy": 0.2 * self.accuracy}
 
     @property
     def final(self) -> float:
@@ -153,7 +154,8 @@ def match_score(
 ) -> float:  # in [0, 100]
     "DriveLM's match: half points, half judge."
     if not len(f1) == len(judged) > 0:
-        raise ValueError(f"match needs an F1 and a mark for each reply, found {len(f1)} and {len(judged)}; leave the part out of the score if no question asks for points")
+        raise ValueError(f"match needs an F1 and a mark for each reply, found {len(f1)} and {len(judged)}; "
+                         "leave the part out of the score if no question asks for points")
     return (100 * sum(f1) / len(f1) + sum(judged) / len(judged)) / 2
 
 # %% ../../nbs/api/study/00d_drivelm.ipynb #5d8d0329

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import exp, log, sqrt
 
 # %% ../../nbs/api/study/00c_language.ipynb #7a2c415e
-_STARTERS = ("A|About|According|Additionally|After|An|As|At|But|He|Her|Here|However|If|In|It|Last|Many|More|Now|Once|One|Other|Our|She|Since|So|Some|Such|"
-             "That|The|Their|Then|There|These|They|This|We|What|When|While|Yet|You")  # words after which the point of "C." ended a sentence
+_STARTERS = ("A|About|According|Additionally|After|An|As|At|But|He|Her|Here|However|If|In|It|Last|Many|More|Now|Once|One|Other|Our|"
+             "She|Since|So|Some|Such|That|The|Their|Then|There|These|They|This|We|What|When|While|Yet|You")  # words after which the point of "C." ended a sentence
 _WORD = re.compile(rf"""
     </?[a-z][a-z0-9_:-]*\s*/?>                                          # <answer>, and <c1>
   | https?://\S+
@@ -58,7 +58,8 @@ def _cut(references: References) -> list[list[list[str]]]:
 
 def _check(replies: Sequence[str], references: References) -> None:
     if len(replies) != len(references) or not len(replies):
-        raise ValueError(f"every reply needs its reference, found {len(replies)} replies and {len(references)} references; pair them by question and leave out what was not asked")
+        raise ValueError(f"every reply needs its reference, found {len(replies)} replies and {len(references)} references; "
+                         "pair them by question and leave out what was not asked")
 
 # %% ../../nbs/api/study/00c_language.ipynb #cd1a3b2a
 def _found(reply: Counter, references: Sequence[Counter]) -> int:
