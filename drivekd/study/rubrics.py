@@ -46,6 +46,11 @@ class Rubric:
         "Most points by criterion."
         return {c.name: c.points for c in self.criteria}
 
+    @property
+    def closed(self) -> bool:
+        "Whether its questions have one right option."
+        return any(c.all_or_nothing for c in self.criteria)
+
     def text(self) -> str:
         "The rubric as a judge reads it."
         return "\n".join([f"Rubric: {self.name}", *(f"- {c.text()}" for c in self.criteria)])
