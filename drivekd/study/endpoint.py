@@ -149,22 +149,21 @@ _PASSING, _FATAL = {408, 409, 425, 429}, {401, 402, 403, 404, 405, 407}
 _HINT = {401: "check the key in DRIVEKD_JUDGE_KEY", 402: "the account has no credit", 403: "the key may not use this model", 404: "check the address and the model's name"}
 
 
-def _said(body: bytes, key: str | None) -> str:
-    "The beginning of a server's message, without the key."
-    text = " ".join(body[:2000].decode("utf-8", "replace").split())
-    return show(text.replace(key, "[key]") if key else text, 160)
+def _said(body: bytes) -> str:
+    "The beginning of a server's message."
+    return show(" ".join(body[:2000].decode("utf-8", "replace").split()), 160)
 
 
-def _checked(status: int, headers: Mapping[str, str], body: bytes, endpoint: Endpoint, key: str | None) -> dict:
+def _checked(status: int, headers: Mapping[str, str], body: bytes, endpoint: Endpoint) -> dict:
     "The JSON of a good response; raises by the table."
     if 300 <= status < 400: raise EndpointError(f"redirects are not followed, because the key would travel along, found {status} from {endpoint.host}; use the final address")
-    problem = f"{endpoint.host} answers {status}: {_said(body, key)}"
+    problem = f"{endpoint.host} answers {status}: {_said(body)}"
     if status in _FATAL: raise EndpointError(f"{problem}; {_HINT.get(status, 'check the address')}")
     if status in _PASSING or status >= 500: raise _TryAgain(problem, retry_after(headers.get("Retry-After")))
     if status != 200: raise RequestFailed(problem)
     if len(body) > MOST_BYTES: raise RequestFailed(f"a response has at most {MOST_BYTES} bytes, found more from {endpoint.host}")
     try: return json.loads(body)
-    except (ValueError, RecursionError): raise _TryAgain(f"a response is JSON, found {_said(body, key)}") from None
+    except (ValueError, RecursionError): raise _TryAgain(f"a response is JSON, found {_said(body)}") from None
 
 # %% ../../nbs/api/study/05e_endpoint.ipynb #8f1ef4e8
 def _reply(value: Any, tries: int) -> Reply:
@@ -212,7 +211,8 @@ def _once(endpoint: Endpoint, messages: Sequence[Mapping[str, str]], tries: int)
         if isinstance(reason, ssl.SSLCertVerificationError): raise EndpointError(f"{endpoint.host} shows no certificate that this machine trusts; check the address") from None
         late = f" after {endpoint.timeout:g} s" if isinstance(reason, TimeoutError) else ""
         raise _TryAgain(f"no whole response from {endpoint.host}{late} ({type(reason).__name__})") from None
-    return _reply(_checked(status, found, body, endpoint, key), tries)
+    if key: body = body.replace(key.encode(), b"[key]")  # some servers quote it, and replies are kept
+    return _reply(_checked(status, found, body, endpoint), tries)
 
 
 def complete(

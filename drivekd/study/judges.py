@@ -76,5 +76,5 @@ def over_runs(
         raise ValueError(f"runs of a judge cover the same cases in the same order, found runs of {[len(run) for run in runs]} judgements that differ; use `repeat`")
     rows = [[j.total for j in judged] for judged in zip(*runs) if all(j.total is not None for j in judged)]
     means = tuple(statistics.fmean(column) for column in zip(*rows)) or (math.nan,) * len(runs)
-    spread = statistics.stdev(means) if len(means) > 1 else math.nan
+    spread = statistics.stdev(means) if rows and len(means) > 1 else math.nan
     return OverRuns(statistics.fmean(means), spread, means, len(rows), len(runs[0]) - len(rows))

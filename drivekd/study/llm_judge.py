@@ -46,7 +46,7 @@ class Budget:
     max_calls: int | None = None
     max_cost: float | None = None  # in the currency of the prices
     calls: int = 0  # replies so far
-    tokens_in: int = 0  # as the server counts them
+    tokens_in: int = 0  # as the server counts them, or estimated where it does not
     tokens_out: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -57,9 +57,10 @@ class Budget:
         "Price of some tokens."
         return None if self.prices is None else (tokens_in * self.prices[0] + tokens_out * self.prices[1]) / 1e6
 
-    def add(self, reply: Reply) -> None:
-        "Count one reply, whichever thread it came to."
-        with self._lock: self.calls, self.tokens_in, self.tokens_out = self.calls + 1, self.tokens_in + reply.prompt_tokens, self.tokens_out + reply.completion_tokens
+    def add(self, reply: Reply, messages: Sequence[Mapping[str, str]]) -> None:
+        "Count one reply and what it was asked with, whichever thread it came to."
+        asked, said = reply.prompt_tokens or about_tokens(messages), reply.completion_tokens or about_tokens([{"content": reply.text}])
+        with self._lock: self.calls, self.tokens_in, self.tokens_out = self.calls + 1, self.tokens_in + asked, self.tokens_out + said
 
 # %% ../../nbs/api/study/05g_llm_judge.ipynb #85e7cf18
 def refuse_beyond(
@@ -107,8 +108,9 @@ def ask(
     "A verdict from a language model."
     rule = ""
     for _ in range(asks):
-        reply = complete(endpoint, messages_for(case, rule), stop)
-        budget.add(reply)
+        messages = messages_for(case, rule)
+        reply = complete(endpoint, messages, stop)
+        budget.add(reply, messages)
         try: return accepted(reply.text, case), reply.text
         except VerdictError as e: rule, problem = e.rule, e
     raise problem

@@ -168,7 +168,7 @@ def objects(case: Case) -> float:
     return 2 * found / (len(said) + len(true))
 
 # %% ../../nbs/api/study/05b_rule_judge.ipynb #f76c8883
-_REASON = {"reason": r"\b(?:because|since|reason|due to|therefore|thus|so that|in order to|as (?:the|there|it)|indicat\w+|suggest\w+|confirm\w*)\b"}
+_REASON = {"reason": r"\b(?:because|since|reason|due to|therefore|thus|so (?:that|we|it|the)|in order to|as (?:the|there|it)|indicat\w+|suggest\w+|confirm\w*)\b"}
 _PLACE = {"place": r"\b(?:front|back|rear|left|right|ahead|behind|beside|side|lane|cam_\w+)\b"}
 _HEADING = {"heading": r"\b(?:facing|heading|oriented|orientation|aligned|parallel|perpendicular|towards?|away from|same direction|oncoming)\b"}
 _CONTEXT = {w: rf"\b{w}\w*" for w in ("lane", "road", "intersection", "traffic", "vehicle", "pedestrian", "light", "sign", "gap", "distance", "crosswalk", "safe", "collision", "risk", "clear")}

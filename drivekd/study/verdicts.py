@@ -40,7 +40,7 @@ class Verdict:
     total: float  # 0 to 100
 
 # %% ../../nbs/api/study/05c_verdicts.ipynb #c7233b79
-_NUMBER = re.compile(r"(\d{1,3})(?:\.0{1,2})?(?: ?(?:/|out of|of) ?(\d{1,3}))?(?: ?(?:points?|pts))?", re.I)
+_NUMBER = re.compile(r"(\d{1,3})(?:\.0{1,2})?(?: ?(?:/|out of|of) ?(\d{1,3}))?(?: ?(?:points?|pts))?", re.I | re.ASCII)
 
 
 def whole_points(
