@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'SETTINGS', 'SMALLEST', 'Setting', 'setting_of', 'generator', 'brightness', 'saturate', 'low_light',
            'color_quant', 'motion_blur', 'zoom_blur', 'plasma', 'fog', 'snow', 'rain', 'water_splash', 'lens_obstacle',
-           'h265', 'bit_error', 'hit_cameras', 'corrupt']
+           'h265', 'bit_error', 'hit_cameras', 'corrupt', 'load_corrupted', 'write_corrupted', 'setting_folder',
+           'at_setting']
 
-# %% ../../nbs/api/data/07_corruptions.ipynb #fa78c03f
+# %% ../../nbs/api/data/07_corruptions.ipynb #51b20857
 import filecmp
 import hashlib
 import io
@@ -15,6 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,10 @@ from tqdm.auto import tqdm
 
 from .cameras import CAMERAS, NOMINAL_SIZE
 from .images import ImageRef, load_image
-from .problems import DataError, show, show_path
+from .problems import show, show_path
 from .records import VQARecord
 
-# %% ../../nbs/api/data/07_corruptions.ipynb #17981314
+# %% ../../nbs/api/data/07_corruptions.ipynb #28aabab1
 FAMILIES = ("weather", "external", "sensor", "motion", "transmission")  # DriveBench's; clean and text only are the "reference"
 
 
@@ -45,9 +47,9 @@ class Setting:
     @property
     def spellings(self) -> tuple[str, ...]:
         "All that `setting_of` takes, DriveBench's folder first."
-        return (self.folder or self.name, self.name, *self.aliases)
+        return tuple(dict.fromkeys((self.folder or self.name, self.name, *self.aliases)))
 
-# %% ../../nbs/api/data/07_corruptions.ipynb #b267cddc
+# %% ../../nbs/api/data/07_corruptions.ipynb #c4bde9c6
 SETTINGS = {s.name: s for s in (
     Setting("clean", "reference", None, "nothing is changed", "exact", aliases=("original",)),
     Setting("NoImage", "reference", None, "black", "exact", aliases=("text-only",)),
@@ -63,9 +65,9 @@ SETTINGS = {s.name: s for s in (
     Setting("Saturate", "sensor", 5, "HSV saturation × 20 + 0.2", "exact"),
     Setting("MotionBlur", "motion", 4, "half a Gaussian of 12 px along a line", "exact", aliases=("motion",)),
     Setting("ZoomBlur", "motion", 4, "mean of zooms 1, 1.02 … 1.24", "exact", aliases=("zoom",)),
-    Setting("BitError", "transmission", 2, "bits of a JPEG flipped in a quarter of its slices", "approximation"),
+    Setting("BitError", "transmission", 2, "a bit flipped in half of a JPEG's slices", "approximation"),
     Setting("ColorQuant", "transmission", 4, "1 bit a channel", "exact", aliases=("quant",)),
-    Setting("H265", "transmission", 4, "JPEG of 1/16 of the bytes", "approximation", folder="H256ABRCompression", aliases=("h256", "H.265 compression")),
+    Setting("H265", "transmission", 4, "JPEG of 1/16 of the bytes, perhaps of a smaller picture", "approximation", folder="H256ABRCompression", aliases=("h256", "H.265 compression")),
 )}
 
 
@@ -174,7 +176,12 @@ def zoom_blur(x: np.ndarray, rng: np.random.Generator, factors: Sequence[float] 
         total += _floats(image.resize(image.size, Image.Resampling.BILINEAR, (left, top, width - left, height - top)))
     return total / (len(factors) + 1)
 
-# %% ../../nbs/api/data/07_corruptions.ipynb #42130bfb
+# %% ../../nbs/api/data/07_corruptions.ipynb #f77cfd0b
+def _wobbled(mean: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    "Each point moved by up to `noise`."
+    return mean + np.float32(noise) * (2 * rng.random(mean.shape, np.float32) - 1)
+
+
 def plasma(
     side: int,  # a power of two
     rng: np.random.Generator,
@@ -183,13 +190,12 @@ def plasma(
     "Clouds by the diamond-square algorithm."
     grid, noise = np.zeros((1, 1), np.float32), 1.0
     while len(grid) < side:
-        def wobble(mean): return mean + np.float32(noise) * (2 * rng.random(mean.shape, np.float32) - 1)
         n, right = len(grid), np.roll(grid, -1, 1)
-        middle = wobble((grid + right + np.roll(grid, -1, 0) + np.roll(right, -1, 0)) / 4)
+        middle = _wobbled((grid + right + np.roll(grid, -1, 0) + np.roll(right, -1, 0)) / 4, noise, rng)
         finer = np.empty((2 * n, 2 * n), np.float32)
         finer[::2, ::2], finer[1::2, 1::2] = grid, middle
-        finer[::2, 1::2] = wobble((grid + right + middle + np.roll(middle, 1, 0)) / 4)
-        finer[1::2, ::2] = wobble((grid + np.roll(grid, -1, 0) + middle + np.roll(middle, 1, 1)) / 4)
+        finer[::2, 1::2] = _wobbled((grid + right + middle + np.roll(middle, 1, 0)) / 4, noise, rng)
+        finer[1::2, ::2] = _wobbled((grid + np.roll(grid, -1, 0) + middle + np.roll(middle, 1, 1)) / 4, noise, rng)
         grid, noise = finer, noise / decay
     return (grid - grid.min()) / (grid.max() - grid.min())
 
@@ -264,7 +270,7 @@ def lens_obstacle(x: np.ndarray, rng: np.random.Generator, largest: float = .5, 
     inside = (along / semi[0]) ** 2 + (across / semi[1]) ** 2 <= 1
     return np.where(inside[..., None], _gaussian(x, sigma * _scale(x)), x)
 
-# %% ../../nbs/api/data/07_corruptions.ipynb #630986cf
+# %% ../../nbs/api/data/07_corruptions.ipynb #e38f8224
 def _encoded(image: Image.Image, quality: int, **options) -> bytes:
     "A picture as JPEG."
     file = io.BytesIO()
@@ -278,19 +284,27 @@ def _scan_start(data: bytes) -> int:
     return marker + 2 + int.from_bytes(data[marker + 2:marker + 4], "big")
 
 
-def h265(x: np.ndarray, rng: np.random.Generator, share: float = 1 / 16) -> np.ndarray:
-    "Stands in for H.265 at a sixteenth of the bit rate: the best JPEG of a sixteenth of the bytes of quality 95."
+def _smallest_loss(x: np.ndarray, shrink: int, budget: float) -> np.ndarray:
+    "The picture through the best JPEG, `shrink` times smaller, whose scan keeps to `budget` bytes."
     image = _image(x)
-    def coded(quality): return (data := _encoded(image, quality), len(data) - _scan_start(data))
-    budget, low, high = share * coded(95)[1], 1, 95
+    small = image.resize([max(1, round(n / shrink)) for n in image.size], Image.Resampling.BOX)
+    low, high = 1, 95
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if coded(middle)[1] <= budget else (low, middle - 1)
-    return _floats(Image.open(io.BytesIO(coded(low)[0])))
+        data = _encoded(small, middle)
+        low, high = (middle, high) if len(data) - _scan_start(data) <= budget else (low, middle - 1)
+    return _floats(Image.open(io.BytesIO(_encoded(small, low))).resize(image.size, Image.Resampling.BICUBIC))
 
-# %% ../../nbs/api/data/07_corruptions.ipynb #76d9d425
-def bit_error(x: np.ndarray, rng: np.random.Generator, broken: float = .25) -> np.ndarray:
-    "Stands in for damaged packets of a video: one bit flipped in a quarter of the slices of a JPEG."
+
+def h265(x: np.ndarray, rng: np.random.Generator, share: float = 1 / 16) -> np.ndarray:
+    "Stands in for H.265 at a sixteenth of the bit rate: the best of three JPEGs with a sixteenth of quality 95's bytes."
+    data = _encoded(_image(x), 95)
+    tries = [_smallest_loss(x, shrink, share * (len(data) - _scan_start(data))) for shrink in (1, 2, 4)]
+    return min(tries, key=lambda found: float(np.square(found - x).mean()))
+
+# %% ../../nbs/api/data/07_corruptions.ipynb #3a2aeaf9
+def bit_error(x: np.ndarray, rng: np.random.Generator, broken: float = .5) -> np.ndarray:
+    "Stands in for damaged packets of a video: one bit flipped in half of the slices of a JPEG."
     data = bytearray(_encoded(_image(x), 90, restart_marker_rows=1))
     bits = np.frombuffer(data, np.uint8).copy()
     start = _scan_start(bytes(data))
@@ -347,3 +361,103 @@ def corrupt(
     if setting.name == "clean" or camera in CAMERAS and camera not in hit_cameras(setting, frame, seed): return image
     if setting.name not in _EFFECTS: return Image.new("RGB", image.size)
     return _image(_EFFECTS[setting.name](_floats(image), generator(seed, setting.name, frame, camera)))
+
+# %% ../../nbs/api/data/07_corruptions.ipynb #7c7a1eba
+def load_corrupted(
+    ref: ImageRef,  # a picture of a record
+    setting: str | Setting,
+    seed: int = 0,
+) -> Image.Image:
+    "A record's picture as it looks in a setting; a picture without frame is a moment of its own."
+    return corrupt(load_image(ref), setting, frame=ref.frame or ref.path.stem, camera=ref.camera, seed=seed)
+
+
+def _place(ref: ImageRef) -> Path:
+    "Where a picture lies in the folder of a setting."
+    return Path(ref.camera or "single", ref.path.with_suffix(".jpg").name)
+
+
+def _places(refs: Iterable[ImageRef]) -> dict[Path, ImageRef]:
+    "Each picture once; two different ones must not share a place."
+    places: dict[Path, ImageRef] = {}
+    for ref in refs:
+        if (other := places.setdefault(_place(ref), ref)).path != ref.path:
+            raise ValueError(f"Pictures of one camera need different names, but {show_path(other.path)} and {show_path(ref.path)} have the same; write them into two folders.")
+    return places
+
+# %% ../../nbs/api/data/07_corruptions.ipynb #dc08aaf8
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    "A file that is whole or not there."
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write(aside)
+    aside.replace(path)
+
+
+def _same_seed(folder: Path, seed: int) -> None:
+    "A folder holds the pictures of one seed."
+    note = folder / "seed.json"
+    if not note.exists():
+        if any(folder.iterdir()): raise ValueError(f"Pictures are written into a new folder or one of `write_corrupted`, {show_path(folder)} holds others; choose another folder.")
+        return _write(note, lambda aside: aside.write_text(json.dumps({"seed": seed}), encoding="utf-8"))
+    if (found := json.loads(note.read_text(encoding="utf-8"))["seed"]) != seed:
+        raise ValueError(f"The pictures of a folder have one seed, {show_path(folder)} has {show(found)} and {seed} is asked for; choose another folder.")
+
+
+def write_corrupted(
+    records: Sequence[VQARecord],
+    setting: str | Setting,
+    folder: str | Path,  # of all settings; this one gets a folder in it
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:  # the setting's folder
+    "Make every picture of the records as it looks in a setting; those that are there already are kept."
+    setting = setting_of(setting)
+    target = Path(folder) / setting.spellings[0]
+    target.mkdir(parents=True, exist_ok=True)
+    _same_seed(target, seed)
+    for place, ref in tqdm(_places(ref for r in records for ref in r.images).items(), desc=setting.name, unit=" pictures", disable=not progress):
+        if (path := target / place).exists(): continue
+        path.parent.mkdir(exist_ok=True)
+        _write(path, partial(load_corrupted(ref, setting, seed).save, format="JPEG", quality=95, subsampling=0))
+    return target
+
+# %% ../../nbs/api/data/07_corruptions.ipynb #9e3c1e54
+def setting_folder(
+    folder: str | Path,  # of all settings, DriveBench's `corruption` for example
+    setting: str | Setting,
+) -> Path:
+    "The folder of a setting, in whatever spelling."
+    setting, folder = setting_of(setting), Path(folder)
+    if not folder.is_dir(): raise FileNotFoundError(f"The folder of corrupted pictures must exist, {show_path(folder)} does not; write it with `write_corrupted`, or download DriveBench's.")
+    wanted = {_plain(spelling) for spelling in setting.spellings}
+    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and _plain(path.name) in wanted]
+    if len(found) == 1: return found[0]
+    raise FileNotFoundError(f"One folder in {show_path(folder)} must be named as {setting.name} ({', '.join(setting.spellings)}), found {len(found)}; rename it, or write it with `write_corrupted`.")
+
+
+def _is_copy(spoiled: ImageRef, clean: ImageRef) -> bool:
+    "The same bytes; a clean picture that is not here cannot be compared."
+    return clean.path.exists() and filecmp.cmp(spoiled.path, clean.path, shallow=False)
+
+
+def _check_spoiled(pairs: dict[ImageRef, ImageRef], setting: Setting, root: Path) -> None:
+    "Refuses a folder that lacks pictures or holds clean ones."
+    missing = [ref.path for ref in pairs.values() if not ref.path.exists()]
+    if missing: raise FileNotFoundError(f"Every picture needs its {setting.name} version, {len(missing)} of {len(pairs)} are missing, the first is {show_path(missing[0])}; write them with `write_corrupted`.")
+    copies = [new.path for old, new in pairs.items() if _is_copy(new, old)]
+    if copies and (setting.reach == "picture" or len(copies) == len(pairs)):
+        raise ValueError(f"{show_path(root)} must hold pictures spoiled by {setting.name}, but {len(copies)} of {len(pairs)} are copies of the clean ones, the first is {show_path(copies[0])}; evaluate them as clean, or write them with `write_corrupted`.")
+
+# %% ../../nbs/api/data/07_corruptions.ipynb #3f93bdab
+def at_setting(
+    records: Sequence[VQARecord],
+    setting: str | Setting,
+    folder: str | Path,  # of all settings: DriveBench's `corruption`, or what `write_corrupted` made
+) -> list[VQARecord]:  # the same questions about the spoiled pictures; for "clean" as they are
+    "Questions that look at a folder of corrupted pictures; an error rather than a clean picture."
+    if (setting := setting_of(setting)).name == "clean": return list(records)
+    root = setting_folder(folder, setting)
+    pairs = {ref: replace(ref, path=root / _place(ref), root=root) for ref in _places(ref for r in records for ref in r.images).values()}
+    _check_spoiled(pairs, setting, root)
+    by_path = {old.path: new for old, new in pairs.items()}
+    return [replace(r, images=tuple(by_path[ref.path] for ref in r.images)) for r in records]
