@@ -1,4 +1,5 @@
 "Corrupted cameras: the same for every run, of the right size and effect, and never a clean picture under a false name."
+import colorsys
 import json
 import random
 import subprocess
@@ -153,6 +154,16 @@ def test_low_light_is_noisier_and_keeps_to_the_value_that_took_effect():
     found = pixels(spoiled("LowLight", even))[:, 100:] / 255
     assert found.mean() == pytest.approx(.2, abs=.01)  # 0.3 is what the author's list was meant to give
     assert found.std() == pytest.approx(np.sqrt(.2 / 30 + .038**2), rel=.1)
+
+
+@pytest.mark.parametrize("name,change", [("Brightness", lambda h, s, v: (h, s, min(1, v + .4))), ("Saturate", lambda h, s, v: (h, min(1, 20 * s + .2), v))])
+def test_light_and_saturation_are_those_of_hsv(name, change):
+    "Python's own colour conversion, pixel by pixel; exact greys and black among them."
+    rgb = generator("colours").integers(0, 256, (12, 12, 3))
+    rgb[0] = np.arange(0, 252, 21)[:, None]
+    wanted = [[colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*pixel))) for pixel in row] for row in rgb / 255]
+    found = pixels(spoiled(name, Image.fromarray(rgb.astype(np.uint8)))) / 255
+    assert np.abs(found - wanted).max() < 1.01 / 255
 
 
 def test_brightness_keeps_hue_and_adds_to_the_value():
