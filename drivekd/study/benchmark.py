@@ -31,9 +31,10 @@ def in_batches(
     batch_size: int,
     what: str,  # label of the bar
     progress: bool,
+    key: Callable[[VQARecord], tuple] = length_proxy,  # what makes a prompt long
 ):
     "Places of the records of each batch, longest first, so that a lack of memory shows at once."
-    order = sorted(range(len(records)), key=lambda i: length_proxy(records[i]), reverse=True)
+    order = sorted(range(len(records)), key=lambda i: key(records[i]), reverse=True)
     chunks = [order[s:s + batch_size] for s in range(0, len(order), batch_size)]
     with tqdm(total=len(records), desc=what, unit=" questions", disable=not progress) as bar:
         for chunk in chunks:

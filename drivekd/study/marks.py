@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Descriptions', 'DRAWS', 'FEWEST', 'read_descriptions', 'description_of', 'case_of', 'Mark', 'marked', 'mean_interval',
-           'Counted', 'counted', 'BucketScore', 'bucket_score', 'bucket_scores', 'triad_intervals', 'triad_runs',
+           'counted', 'BucketScore', 'bucket_score', 'bucket_scores', 'triad_intervals', 'triad_runs',
            'triad_differences', 'pooled', 'drivelm_score']
 
 # %% ../../nbs/api/study/07c_marks.ipynb #d0f9adfd
@@ -21,9 +21,10 @@ from .asking import Reply
 from .benchmark import moment
 from .drivebench import BUCKETS, Item, triad
 from .drivelm import DriveLMScore, match, match_score, objects_named
-from .intervals import Interval, wilson
+from .intervals import Interval
 from .judges import Case, Judge, Judgement, repeat
 from .language import Language, language_scores
+from .scores import Accuracies, accuracies
 
 # %% ../../nbs/api/study/07c_marks.ipynb #51d78bea
 Descriptions = Mapping[str, Mapping[str, Mapping]]  # frame → tag → what DriveLM knows about the object
@@ -122,23 +123,9 @@ def mean_interval(
     return _interval((times @ sums) / (times @ counts))
 
 # %% ../../nbs/api/study/07c_marks.ipynb #f4195281
-@dataclass(frozen=True)
-class Counted:
+def counted(marks: Sequence[Mark]) -> Accuracies:
     "What can be counted about replies to choices."
-    right: int
-    asked: int
-    accuracy: Interval  # Wilson
-    balanced: float  # mean accuracy over the true letters
-    always_a: float  # accuracy of always saying A
-    unread: int  # replies that name no option, or more than one
-
-
-def counted(marks: Sequence[Mark]) -> Counted:
-    "Accuracy, plain and balanced, and what saying A would give."
-    truths = [m.item.form.truth for m in marks]
-    of_letter = [statistics.fmean(m.right for m in marks if m.item.form.truth == letter) for letter in sorted(set(truths))]
-    right = sum(m.right for m in marks)
-    return Counted(right, len(marks), wilson(right, len(marks)), statistics.fmean(of_letter), truths.count("A") / len(truths), sum(m.read is None for m in marks))
+    return accuracies([m.item.form.truth for m in marks], [m.read for m in marks], [m.group for m in marks])
 
 # %% ../../nbs/api/study/07c_marks.ipynb #9473fd9d
 @dataclass(frozen=True)
@@ -149,7 +136,7 @@ class BucketScore:
     runs: tuple[float, ...]  # mean of each run of the judge
     unjudged: int  # replies without a usable judgement, not in the mean
     cut: int  # replies that the limit of tokens cut off
-    counted: Counted | None = None  # for choices
+    counted: Accuracies | None = None  # for choices
     language: Language | None = None  # for open questions
 
     @property
