@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CAPABILITIES', 'TOO_FEW', 'NAMES', 'WEIGHED', 'JUDGE_NAMES', 'PROMPTS', 'MINIATURE', 'setting_name', 'number',
            'change', 'triad_table', 'spread', 'bucket_table', 'choice_table', 'language_table', 'blind_buckets',
-           'robustness_rows', 'setting_rows', 'robustness_table', 'left_out_table', 'left_out_section',
+           'robustness_rows', 'setting_rows', 'robustness_table', 'dots', 'left_out_table', 'left_out_section',
            'examples_section', 'comparable_section', 'drivelm_piece', 'scores_section', 'robustness_section',
            'run_section', 'setup_section', 'sections', 'lead', 'metrics']
 
@@ -17,12 +17,13 @@ from dataclasses import asdict
 
 from ..data.corruptions import FAMILIES, Setting
 from .evaluation import Evaluation
-from .report import Html, Section, between, details, facts, note, qa, rate, table
+from .report import Html, Section, between, details, facts, figure, note, qa, rate, table
 from ..study.asking import Asking
 from ..study.drivebench import BUCKETS, WEIGHTINGS, LeftOut
 from ..study.intervals import Interval
 from ..study.marks import FEWEST, BucketScore, Mark, bucket_scores, drivelm_score, pooled, triad_differences, triad_intervals, triad_runs
 from ..workbench.safe import html_text
+from ..workbench.scores import score_dots
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #d04176d2
 CAPABILITIES = ("perception", "reasoning", "planning", "Avg")
@@ -78,8 +79,8 @@ def bucket_table(scores: Mapping[str, BucketScore]) -> Html:
 
 def choice_table(scores: Mapping[str, BucketScore]) -> Html:
     "What can be counted about choices, beside constants."
-    def percent(i): return number(Interval(*(100 * x for x in i)), 0)
-    lines = [[name, c.asked, percent(c.accuracy), percent(c.balanced), f"{c.always_a:.0%}", "always {}: {:.0%}".format(*c.most_frequent), c.unread, ", ".join(f"{letter} {n}" for letter, n in c.said.items()) or "nothing"]
+    def percent(i, c): return number(Interval(100 * i.estimate, *((100 * i.low, 100 * i.high) if c.frames >= FEWEST else (math.nan, math.nan))), 0)
+    lines = [[name, c.asked, percent(c.accuracy, c), percent(c.balanced, c), f"{c.always_a:.0%}", "always {}: {:.0%}".format(*c.most_frequent), c.unread, ", ".join(f"{letter} {n}" for letter, n in c.said.items()) or "nothing"]
              for name, s in scores.items() if (c := s.counted)]
     return table(["choices", "replies", "accuracy, %", "balanced, %", "always A", "best constant", "unclear", "said"], lines,
                  "95 % intervals over frames. Balanced: mean over the letters that are right somewhere, so a constant answer gains nothing. A reply that names no option, or several, is unclear and counts as wrong.")
@@ -93,7 +94,7 @@ def language_table(scores: Mapping[str, BucketScore]) -> Html:
 
 def blind_buckets(scores: Mapping[str, BucketScore]) -> list[Html]:
     "A remark about choices that a constant would have answered as well, as far as the interval tells."
-    lost = [f"{name} ({s.counted.accuracy.estimate:.0%}; always {s.counted.most_frequent[0]} gives {s.counted.most_frequent[1]:.0%})" for name, s in scores.items() if s.counted and not s.counted.lift.low > 0]
+    lost = [f"{name} ({s.counted.accuracy.estimate:.0%}; always {s.counted.most_frequent[0]} gives {s.counted.most_frequent[1]:.0%})" for name, s in scores.items() if s.counted and not (s.counted.lift.low > 0 and s.counted.frames >= FEWEST)]
     return [note(f"Not surely better than one constant answer: {', '.join(lost)}.")] if lost else []
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #2a30a79c
@@ -125,6 +126,15 @@ def robustness_table(rows: Sequence[tuple[str, list[Mark]]], clean: Sequence[Mar
         right = [m.right for m in marks if m.item.bucket.way == "MCQ"]
         lines.append([name, len(marks), *(number(values[c]) for c in CAPABILITIES), rate(sum(right), len(right)), *apart])
     return table(["setting", "replies", *CAPABILITIES, "accuracy (choices)", "Avg against clean", "in common"], lines, caption)
+
+# %% ../../nbs/api/runs/05_evaluation_report.ipynb #0503d162
+def dots(evaluation: Evaluation, asking: Asking | None = None) -> Html:
+    "Every setting's scores on one scale, the references drawn through."
+    names = {n: setting_name(s, asking) for n, s in evaluation.settings.items() if evaluation.marks[n]}
+    found = {n: triad_intervals(evaluation.marks[n]) for n in names}
+    scores = {c: {names[n]: found[n][c] for n in names} for c in CAPABILITIES}
+    groups = {names[n]: evaluation.settings[n].family for n in names}
+    return figure(score_dots(scores, groups, [row for row, family in groups.items() if family == "reference"]), "Judge scores with 95 % intervals over frames, buckets weighted alike; dotted: the clean pictures, and none.")
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #9577a337
 def left_out_table(groups: Mapping[str, Sequence[LeftOut]]) -> Html:
@@ -212,6 +222,7 @@ def robustness_section(evaluation: Evaluation, asking: Asking | None = None) -> 
     clean = next(iter(evaluation.marks.values()))
     rows, every = robustness_rows(evaluation, asking), setting_rows(evaluation, asking)
     pieces = [robustness_table(rows, clean, "Judge scores, 0 to 100, buckets weighted alike, 95 % intervals over frames. Differences: paired, on the questions that both settings have; blue where the interval excludes zero.")]
+    if len(every) > 2: pieces.append(dots(evaluation, asking))
     if len(every) > len(rows): pieces.append(details("Every setting", robustness_table(every, clean, "As above, setting by setting.")))
     if len(evaluation.settings) == 1: pieces.append(note("Only one setting was asked, so nothing is known about what the pictures contribute: text_only tells."))
     return Section("Robustness", ["A model that answers as well without pictures is not answering from them.", *pieces])

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..data.jsonfiles import read_json
-from ..data.problems import DataError
+from ..data.problems import DataError, show_path
 from .asking import Reply
 from .benchmark import moment
 from .drivebench import BUCKETS, Item, triad
@@ -34,10 +34,11 @@ def read_descriptions(
     path: str,  # DriveBench's visual_description.json, or a DriveLM training file
 ) -> Descriptions:
     "Objects of each key frame."
-    scenes = read_json(path).value
+    try: scenes = read_json(path).value
+    except DataError as e: raise e.at(show_path(path)) from None
     frames = {frame: node for scene in _objects(scenes).values() for frame, node in _objects(_objects(scene).get("key_frames")).items()}
     found = {frame: _objects(_objects(node).get("key_object_infos")) for frame, node in frames.items()}
-    if not any(found.values()): raise DataError("no-questions", f"{path} has no key_object_infos in its key frames; give DriveBench's visual_description.json")
+    if not any(found.values()): raise DataError("no-questions", "no key frame has key_object_infos; give DriveBench's visual_description.json", show_path(path))
     return {frame: {tag: info for tag, info in objects.items() if isinstance(info, dict)} for frame, objects in found.items()}
 
 
