@@ -20,16 +20,27 @@ from drivekd.data.records import VQARecord, read_records
 from drivekd.models.families import InternVL
 from drivekd.models.loading import VLM, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
-from drivekd.runs.evaluation import evaluate_model, quiz_from_file, settings_of
+from drivekd.runs.evaluation import quiz_from_file, settings_of
 from drivekd.runs.parameters import RunError
 from drivekd.runs.runner import run
 from drivekd.study.answerlog import AnswerLog
 from drivekd.study.asking import Asking, ask, given_replies, model_digest, picture_opener, prepared
-from drivekd.study.drivebench import BUCKETS, LeftOut, bucket_of, chosen, named_pictures, prompted, routed, triad, unseen_cameras
+from drivekd.study.drivebench import BUCKETS, bucket_of, chosen, named_pictures, prompted, routed, triad, unseen_cameras
 from drivekd.study.intervals import Interval
 from drivekd.study.judges import Judgement
-from drivekd.study.marks import Mark, description_of, drivelm_score, marked, mean_interval, pooled, read_descriptions, triad_differences, triad_intervals, triad_runs
-from drivekd.study.rule_judge import exact_judge, rule_judge
+from drivekd.study.marks import (
+    Mark,
+    description_of,
+    drivelm_score,
+    marked,
+    mean_interval,
+    pooled,
+    read_descriptions,
+    triad_differences,
+    triad_intervals,
+    triad_runs,
+)
+from drivekd.study.rule_judge import exact_judge
 
 CLEAN, BLIND, RAIN = (setting_of(name) for name in ("clean", "NoImage", "Rain"))
 CHOICE = "What is the moving status of object <c1,CAM_BACK,0.5,0.6>? Please select the correct answer from the following options: A. Stopped. B. Turn left."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .formats import CATEGORIES
 from .jsonfiles import write_aside
-from .problems import DataError, show
+from .problems import show
 from .questions import KINDS
 from .records import VQARecord, read_records
 from .world import cached_world

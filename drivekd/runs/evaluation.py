@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OFFLINE', 'GIVEN', 'settings_of', 'Quiz', 'quiz_from_file', 'quiz_from_world', 'judge_of', 'descriptions_of',
            'check_none_negative', 'asking_of', 'model_of', 'Evaluation', 'answer_store', 'evaluate_file',
-           'evaluate_model', 'answer_rows']
+           'evaluate_model', 'evaluation_of', 'answer_rows']
 
 # %% ../../nbs/api/runs/04_evaluation.ipynb #cf43b1cb
 import math
@@ -24,7 +24,7 @@ from .comparison import find, world_cache
 from .parameters import RunError, refusals
 from .runner import project_root
 from ..study.answerlog import AnswerLog
-from ..study.asking import Asking, Reply, ask, given_replies, model_digest
+from ..study.asking import Asking, ask, given_replies, model_digest
 from ..study.drivebench import Item, LeftOut, chosen, routed, system_prompt
 from ..study.endpoint import Endpoint, EndpointError, api_key
 from ..study.judges import Case, Judge
@@ -168,7 +168,7 @@ def answer_store(path: str) -> Path:
 def evaluate_file(quiz: Quiz, judge: Judge, runs: int, known: Descriptions) -> Evaluation:
     "Judge the replies that a file brings along."
     replies, left = given_replies(quiz.items)
-    return _judged(quiz, {GIVEN.name: GIVEN}, {GIVEN.name: (replies, left, 0, 0.0)}, judge, runs, known)
+    return evaluation_of(quiz, {GIVEN.name: GIVEN}, {GIVEN.name: (replies, left, 0, 0.0)}, judge, runs, known)
 
 
 def evaluate_model(
@@ -188,10 +188,17 @@ def evaluate_model(
         start = time.monotonic()
         with refusals(): replies, left, there = ask(vlm, quiz.items, setting, log, asking, model)
         found[setting.name] = replies, left, there, time.monotonic() - start
-    return _judged(quiz, {s.name: s for s in settings}, found, judge, runs, known)
+    return evaluation_of(quiz, {s.name: s for s in settings}, found, judge, runs, known)
 
 
-def _judged(quiz: Quiz, settings: Mapping[str, Setting], found: Mapping[str, tuple], judge: Judge, runs: int, known: Descriptions) -> Evaluation:
+def evaluation_of(
+    quiz: Quiz,
+    settings: Mapping[str, Setting],  # by name
+    found: Mapping[str, tuple],  # setting → replies by question, questions not asked, replies known before, seconds of asking
+    judge: Judge,
+    runs: int,
+    known: Descriptions,
+) -> Evaluation:
     "Everything that was asked, with its marks."
     if not any(replies for replies, *_ in found.values()): raise _nothing_asked(found)
     if isinstance(judge, LLMJudge): print(f"{judge.name}, all settings and runs: {judge.quote(_cases(quiz, found, known), runs)}")
