@@ -80,13 +80,13 @@ def _spread(
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #d5ced61a
 def sample_key(
-    batch,  # `.input_ids`, `.attention_mask`, `.vision_mask`, `.labels`, `.pixel_values`, and `.encoded` for their `.tiles`
+    batch,  # `.input_ids`, `.attention_mask`, `.vision_mask`, `.labels`, `.picture_inputs`, and `.encoded` for their `.digests`
     i: int,  # which sample
 ) -> str:  # 64 hexadecimal digits
     "Content of one sample; neither padding nor its company matter."
     real = batch.attention_mask[i].bool()
     parts = [batch.input_ids[i][real], batch.vision_mask[i][real], batch.labels[i][real]]
-    return digest(parts if batch.pixel_values is None else parts + batch.encoded[i].tiles)
+    return digest(parts + batch.encoded[i].digests if batch.picture_inputs else parts)
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #65353435
 VERSION, DTYPES = 2, ("float32", "float16", "bfloat16")

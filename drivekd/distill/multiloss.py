@@ -217,5 +217,5 @@ class ReportingTrainer(MultiLossTrainer):
         batch, half = self.data_collator(samples), self.args.bf16 or self.args.fp16
         parts = memory_estimate(self.student, self.teachers, self.recipe, batch, 2 if half else 4, self.args.activation_checkpointing,
                                 processes=self.args.world_size if self.args.shard else 1)
-        kept = self.args.vision_cache * (1 + len({id(vlm) for vlm in self.teachers.values()})) if self.frozen and batch.pixel_values is not None else 0
+        kept = self.args.vision_cache * (1 + len({id(vlm) for vlm in self.teachers.values()})) if self.frozen and batch.picture_inputs else 0
         return describe_memory(parts, batch, self.args.device) + (f" Besides, up to {kept:.2f} GB of main memory for vision features (vision_cache)." if kept else "")

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
+from ..data.cameras import NOMINAL_SIZE
 from .capabilities import Recipe, Signal, layer_plan
 from .losses import answer_positions
 from .objective import Needs, Signals, listen, needs, shares, target
@@ -116,7 +117,7 @@ def check_teacher(
         other = sum(theirs.get(word) != number for word, number in ours.items())
         raise ValueError(f"The {name} teacher must use the student's tokenizer; its vocabulary has {len(theirs)} entries, and {other} of "
                          f"the student's {len(ours)} mean something else there or nothing: choose a teacher of the same model line.")
-    seen, shown = (len(vlm.family.token_boxes(vlm.processor)) for vlm in (student, teacher))
+    seen, shown = (len(vlm.family.patches(vlm.processor, [NOMINAL_SIZE])) for vlm in (student, teacher))
     if seen != shown:
         raise ValueError(f"The {name} teacher must cut a picture into as many vision tokens as the student ({seen}), "
                          f"found {shown}: choose a teacher with the same picture size and patch size.")

@@ -58,9 +58,9 @@ def gaze(
     rows, columns = asking_rows(batch.encoded[0]).to(vlm.model.device), batch.vision_mask[0].nonzero().squeeze(1)
     with evaluating(vlm), capture_attention(vlm, [at], rows=rows, columns=columns, stop=True) as maps:
         vlm.model(**batch.model_inputs(), use_cache=False)
-    mean = maps[at][0].mean(0).cpu().numpy().reshape(len(record.images), -1)
-    boxes = vlm.family.token_boxes(vlm.processor)
-    return {name: cells(values, boxes) for name, values in zip(picture_names(record), mean, strict=True)}
+    mean, patches = maps[at][0].mean(0).cpu().numpy(), batch.encoded[0].patches
+    of = [(patches.picture == i) & ~patches.overview for i in range(len(record.images))]
+    return {name: cells(mean[tokens], patches.boxes[tokens]) for name, tokens in zip(picture_names(record), of, strict=True)}
 
 # %% ../../nbs/api/study/03_gaze.ipynb #7283ecb0
 def misplaced(
