@@ -1,0 +1,313 @@
+"Every family: its tokens look where we say, its maps are the model's own, its tower freezes, and its students learn."
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from drivekd.data.formats import Turn
+from drivekd.data.images import ImageRef
+from drivekd.data.jsonfiles import read_log
+from drivekd.data.records import VQARecord
+from drivekd.distill.hooks import capture_attention
+from drivekd.distill.lengths import token_counts
+from drivekd.distill.trainer import DistillationConfig, distill
+from drivekd.models.batching import Batcher
+from drivekd.models.families import FAMILIES
+from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
+from drivekd.models.loading import evaluating, freeze, load_vlm, save_vlm
+from drivekd.models.vision import VisionCache
+
+CAPABILITIES = ("perception", "reasoning", "planning")
+TEXTS = ["What is the moving status of <c1,CAM_FRONT,0.4678,0.6772>? Which object is near? It is moving ahead. Final: B. Turn left."] * 9
+
+
+# the table: a family is one row
+
+@dataclass(frozen=True)
+class Row:
+    "What a family's tests need to know besides its class and its miniature"
+    images: Callable  # the image processor of the published checkpoints
+    light: Callable  # image processor, inputs of one picture -> mean pixel value of each vision token [v]
+    call: dict = field(default_factory=dict)  # what transformers' processor must be told to read pictures as its image processor is set
+
+
+def light_of_tiles(images, inputs):
+    "Each tile is a square of 16 × 16 tokens."
+    tiles = inputs["pixel_values"].mean(1)
+    return tiles.unflatten(2, (16, -1)).unflatten(1, (16, -1)).mean((2, 4)).flatten()
+
+
+def light_of_patches(images, inputs):
+    "Each token is four patches in a row."
+    return inputs["pixel_values"].mean(1).view(-1, images.merge_size ** 2).mean(1)
+
+
+# sizes and means as in preprocessor_config.json of OpenGVLab/InternVL3-1B-hf, Qwen/Qwen2.5-VL-3B-Instruct and Qwen/Qwen3-VL-2B-Instruct
+ROWS = {
+    "internvl": Row(lambda: GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}, crop_to_patches=False), light_of_tiles, dict(crop_to_patches=False)),
+    "qwen2_5_vl": Row(lambda: Qwen2VLImageProcessorPil(patch_size=14, min_pixels=3136, max_pixels=12845056), light_of_patches),
+    "qwen3_vl": Row(lambda: Qwen2VLImageProcessorPil(patch_size=16, size={"shortest_edge": 65536, "longest_edge": 16777216},
+                                                     image_mean=[.5] * 3, image_std=[.5] * 3), light_of_patches),
+}
+each_family = pytest.mark.parametrize("family", ROWS)
+
+
+def test_every_family_has_a_miniature_and_a_row(): assert set(FAMILIES) == set(MINIATURES) == set(ROWS)
+
+
+# where tokens look
+
+SIZES = [(1600, 900), (900, 1600), (641, 479), (100, 333), (40, 30)]  # cameras, upright, odd, narrow, smaller than the processors' minimum
+
+
+@pytest.fixture(scope="module")
+def real():
+    "A family's miniature with the image processor of the published checkpoints."
+    made = {}
+    def of(family):
+        if family not in made:
+            processor = miniature_vlm(family, TEXTS, vocab_size=300).processor
+            processor.image_processor = ROWS[family].images()
+            if family == "internvl": processor.image_seq_length = 256
+            made[family] = FAMILIES[family](), processor
+        return made[family]
+    return of
+
+
+def lit(size, *spots):
+    "A black picture with bright boxes, given in fractions; also the boxes in fractions after rounding to pixels."
+    picture, around = Image.new("RGB", size), np.tile(size, 2)
+    boxes = [(spot * around).round().astype(int) for spot in map(np.array, spots)]
+    for box in boxes: picture.paste("white", tuple(map(int, box)))
+    return picture, [box / around for box in boxes]
+
+
+def covered(boxes, box):
+    "The share of each box [v, 4] that lies inside `box`."
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    return np.clip(high - low, 0, None).prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-12)
+
+
+def brightness(family, processor, picture):
+    "How bright each vision token's pixels are, 0 black, 1 white."
+    def light(image): return ROWS[family.model_type].light(processor.image_processor, family.picture_inputs(processor, image)).numpy()
+    black, white = (light(Image.new("RGB", picture.size, color)) for color in ("black", "white"))
+    return np.divide(light(picture) - black, white - black, where=white > black, out=np.zeros_like(white))
+
+
+SPOTS = [(.1, .2, .35, .5), (.7, .15, .95, .4), (.5, .6, .75, .9)]
+
+
+@each_family
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_bright_spot_is_bright_in_the_tokens_whose_boxes_it_covers(real, family, size):
+    family, processor = real(family)
+    picture, boxes = lit(size, *SPOTS)
+    patches = family.patches(processor, [size])
+    seen, expected = brightness(family, processor, picture), sum(covered(patches.boxes, box) for box in boxes)
+    assert seen.shape == expected.shape and not patches.picture.any()
+    assert np.abs(seen - expected).max() < .25 and np.abs(seen - expected).mean() < .02  # resizing blurs the edges
+    assert expected[seen.argmax()] == pytest.approx(min(1, expected.max()))
+
+
+@each_family
+def test_each_of_several_pictures_has_its_own_tokens(real, family):
+    family, processor = real(family)
+    sizes = SIZES[2:]
+    pictures, boxes = zip(*(lit(size, spot) for size, spot in zip(sizes, SPOTS, strict=True)), strict=True)
+    patches = family.patches(processor, sizes)
+    seen = np.concatenate([brightness(family, processor, picture) for picture in pictures])
+    assert len(patches) == len(seen) and patches.picture.tolist() == sorted(patches.picture) and set(patches.picture) == {0, 1, 2}
+    for i, (box,) in enumerate(boxes):
+        of = patches.picture == i
+        assert np.abs(seen[of] - covered(patches.boxes[of], box)).mean() < .02
+
+
+@each_family
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_boxes_of_a_picture_fill_it_once(real, family, size):
+    family, processor = real(family)
+    patches = family.patches(processor, [size])
+    boxes = patches.boxes[~patches.overview]
+    assert (boxes >= 0).all() and (boxes <= 1).all() and np.isclose((boxes[:, 2:] - boxes[:, :2]).prod(1).sum(), 1)
+    points = np.random.default_rng(0).random((50, 1, 2))
+    assert (((boxes[:, :2] <= points) & (points < boxes[:, 2:])).all(2).sum(1) == 1).all()
+
+
+# the miniatures
+
+@pytest.fixture(scope="module")
+def vlm():
+    "A family's miniature, made once; nobody may change it."
+    made = {}
+    def of(family, size="student", seed=0):
+        if (key := (family, size, seed)) not in made: made[key] = miniature_vlm(family, TEXTS, size, seed, vocab_size=400)
+        return made[key]
+    return of
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    "Questions about two, no, and one picture, none of one shape."
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    refs = []
+    for i, (width, height) in enumerate([(160, 90), (70, 130), (121, 99)]):
+        Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{i}.png")
+        refs.append(ImageRef(None, folder / f"{i}.png"))
+    def record(id, images, question, answer, capability):
+        turns = (Turn("user", "<image>" * len(images) + question), Turn("assistant", answer))
+        return VQARecord(id, tuple(images), turns, capability, (), "drivekd", 0)
+    return [record("two", refs[:2], "Which is near?", "Final: B.", "perception"), record("none", (), "What is it?", "It is moving ahead.", "reasoning"),
+            record("one", refs[2:], "Turn left? <c1,CAM_FRONT,0.4678,0.6772>", "No.", "planning")]
+
+
+@each_family
+def test_tokens_and_picture_inputs_are_those_of_transformers_own_processor(vlm, records, family):
+    vlm = vlm(family)
+    for record in (records[0], records[2]):
+        batch = Batcher(vlm)([record])
+        question = [dict(role="user", content=[*[dict(type="image")] * len(record.images), dict(type="text", text=record.question)]),
+                    dict(role="assistant", content=record.turns[1].text)]
+        text = vlm.processor.apply_chat_template(question, tokenize=False)
+        theirs = vlm.processor(text=text, images=[Image.open(ref.path) for ref in record.images], return_tensors="pt", add_special_tokens=False, **ROWS[family].call)
+        ours = batch.model_inputs()
+        assert ours.keys() == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@each_family
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_maps_are_those_of_eager_attention_and_padding_changes_nothing(vlm, records, family, side):
+    vlm = vlm(family)
+    batch = Batcher(vlm, padding_side=side)(records)
+    real, layers = batch.attention_mask.bool(), range(len(vlm.llm_layers))
+    with evaluating(vlm):
+        with capture_attention(vlm, layers) as maps: logits = vlm.model(**batch.model_inputs()).logits
+        vlm.model.set_attn_implementation("eager")
+        wanted = vlm.model(**batch.model_inputs(), output_attentions=True)
+        vlm.model.set_attn_implementation("sdpa")
+        for layer in layers: torch.testing.assert_close(maps[layer][real], wanted.attentions[layer].mean(1)[real], atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits[real], wanted.logits[real], atol=1e-4, rtol=1e-4)
+        for i, record in enumerate(records):
+            alone = Batcher(vlm)([record])
+            with capture_attention(vlm, layers) as own: vlm.model(**alone.model_inputs())
+            for layer in layers: torch.testing.assert_close(maps[layer][i][real[i]][:, real[i]], own[layer][0], atol=1e-5, rtol=0)
+
+
+@each_family
+def test_checkpointed_maps_teach_the_same(family, records):
+    gradients = []
+    for checkpointing in (False, True):
+        own = miniature_vlm(family, TEXTS, vocab_size=400)
+        batch = Batcher(own)(records)
+        own.model.train()
+        if checkpointing: own.model.activation_checkpointing_enable({"use_reentrant": False})
+        with capture_attention(own, [0, 2]) as maps:
+            own.model(**batch.model_inputs(), use_cache=False)
+            sum((m ** 2).sum() for m in maps.values()).backward()
+        gradients.append({n: p.grad for n, p in own.model.named_parameters() if p.grad is not None})
+    plain, saved = gradients
+    assert plain.keys() == saved.keys() and any("language_model.layers.1" in n for n in plain)
+    for name in plain: torch.testing.assert_close(plain[name], saved[name], atol=1e-5, rtol=1e-4)
+
+
+@each_family
+def test_a_teacher_stops_after_the_last_layer_it_is_asked_for(vlm, records, family):
+    vlm, ran = vlm(family), []
+    handles = [layer.register_forward_pre_hook(lambda *a, i=i: ran.append(i)) for i, layer in enumerate(vlm.llm_layers)]
+    with evaluating(vlm), capture_attention(vlm, [1], stop=True) as maps: vlm.model(**Batcher(vlm)(records).model_inputs(), use_cache=False)
+    for handle in handles: handle.remove()
+    assert ran == [0, 1] and maps.keys() == {1}
+
+
+@each_family
+def test_a_frozen_tower_leaves_the_language_model_to_learn(family):
+    vlm = miniature_vlm(family, TEXTS, vocab_size=300)
+    freeze(vlm, "vision")
+    learns = {n for n, p in vlm.model.named_parameters() if p.requires_grad}
+    language = {id(p) for p in (*vlm.family.language_model(vlm.model).parameters(), *vlm.model.get_output_embeddings().parameters())}
+    assert learns == {n for n, p in vlm.model.named_parameters() if id(p) in language} and len(learns) < len(list(vlm.model.parameters()))
+
+
+@each_family
+def test_a_token_tells_most_of_what_is_in_its_box(vlm, family):
+    vlm, size = vlm(family), (224, 96)
+    patches = vlm.family.patches(vlm.processor, [size])
+    grey = Image.fromarray(np.random.default_rng(1).integers(90, 160, (96, 224, 3), np.uint8))
+    def seen(image):
+        with evaluating(vlm): return vlm.family.vision_tokens(vlm.model, vlm.family.picture_inputs(vlm.processor, image)).reshape(len(patches), -1)
+    plain = seen(grey)
+    for token in np.flatnonzero(~patches.overview)[::5]:
+        left, top, right, bottom = (patches.boxes[token] * np.tile(size, 2)).round().astype(int)
+        changed = grey.copy()
+        changed.paste("white", (left, top, right, bottom))
+        assert (seen(changed) - plain).norm(dim=1)[~patches.overview].argmax() == token
+
+
+@each_family
+def test_kept_features_are_as_good_as_pixels(records, family):
+    vlm = miniature_vlm(family, TEXTS, vocab_size=400)
+    freeze(vlm, "vision")
+    batch, cache = Batcher(vlm)(records), VisionCache(vlm, gigabytes=1)
+    with torch.no_grad():
+        plain, kept = vlm.model(**batch.model_inputs()).logits, [vlm.model(**cache.inputs(batch)).logits for _ in range(2)]
+    assert cache.misses == cache.hits == 3 and torch.equal(*kept)
+    torch.testing.assert_close(plain, kept[0], atol=1e-4, rtol=1e-4)
+
+
+@each_family
+def test_a_student_learns_from_a_teacher_of_its_family(vlm, records, family, tmp_path):
+    student, teachers = miniature_vlm(family, TEXTS, vocab_size=400), dict.fromkeys(CAPABILITIES, vlm(family, "teacher", 1))
+    before = {n: p.clone() for n, p in student.model.named_parameters()}
+    distill(student, teachers, records, DistillationConfig(str(tmp_path), max_steps=4, per_device_train_batch_size=3, use_cpu=True, save_strategy="no",
+                                                           disable_tqdm=True, learning_rate=3e-3, vision_cache=.1))
+    log = read_log(tmp_path / "telemetry.jsonl")
+    assert log[0]["losses"].keys() == {"ce", *CAPABILITIES} and log[-1]["losses"]["ce"] < log[0]["losses"]["ce"]
+    moved = {n for n, p in student.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {n for n in before if "language_model" in n}
+
+
+@each_family
+def test_answers_in_a_padded_batch_are_those_given_alone(vlm, records, family):
+    vlm = vlm(family)
+    options = dict(max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=vlm.processor.tokenizer.pad_token_id)
+    with evaluating(vlm):
+        def answer(chosen):
+            batch = Batcher(vlm, padding_side="left")(chosen, prompt=True)
+            return vlm.model.generate(**batch.model_inputs(), **options)[:, batch.input_ids.shape[1]:]
+        together = answer(records)
+        for i, record in enumerate(records): assert torch.equal(together[i], answer([record])[0])
+
+
+@each_family
+def test_generation_continues_as_a_whole_pass_would(vlm, records, family):
+    vlm = vlm(family)
+    batch = Batcher(vlm, padding_side="left")(records[:1], prompt=True)
+    with evaluating(vlm):
+        out = vlm.model.generate(**batch.model_inputs(), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0,
+                                 return_dict_in_generate=True, output_logits=True)
+        new = out.sequences[:, batch.input_ids.shape[1]:-1]
+        inputs = batch.model_inputs() | dict(input_ids=out.sequences[:, :-1], attention_mask=torch.ones_like(out.sequences[:, :-1]))
+        for name in ("mm_token_type_ids",):
+            if name in inputs: inputs[name] = torch.cat([inputs[name], torch.zeros_like(new)], 1).int()
+        whole = vlm.model(**inputs).logits[:, -8:]
+    torch.testing.assert_close(torch.stack(out.logits, 1), whole, atol=1e-4, rtol=1e-4)
+
+
+@each_family
+def test_lengths_are_known_without_decoding_a_picture(vlm, records, family):
+    batcher = Batcher(vlm(family))
+    assert token_counts(records, batcher) == [len(batcher.encode(record).input_ids) for record in records]
+
+
+@each_family
+def test_a_saved_miniature_says_the_same(vlm, records, family, tmp_path):
+    ours = vlm(family)
+    theirs = load_vlm(save_vlm(ours, tmp_path))
+    assert type(theirs.family) is FAMILIES[family] and type(theirs.processor) is type(ours.processor)
+    with evaluating(ours), evaluating(theirs):
+        assert torch.equal(*(v.model(**Batcher(v)(records).model_inputs()).logits for v in (ours, theirs)))
