@@ -1,5 +1,7 @@
 "Every family: its tokens look where we say, its maps are the model's own, its tower freezes, and its students learn."
+import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +23,7 @@ from drivekd.models.families import FAMILIES
 from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import evaluating, freeze, load_vlm, save_vlm
 from drivekd.models.vision import VisionCache
+from drivekd.study.gaze import gaze
 
 CAPABILITIES = ("perception", "reasoning", "planning")
 TEXTS = ["What is the moving status of <c1,CAM_FRONT,0.4678,0.6772>? Which object is near? It is moving ahead. Final: B. Turn left."] * 9
@@ -62,7 +65,7 @@ def test_every_family_has_a_miniature_and_a_row(): assert set(FAMILIES) == set(M
 
 # where tokens look
 
-SIZES = [(1600, 900), (900, 1600), (641, 479), (100, 333), (40, 30)]  # cameras, upright, odd, narrow, smaller than the processors' minimum
+SIZES = [(1600, 900), (450, 800), (641, 479), (100, 333), (40, 30)]  # a camera, upright, odd, narrow, smaller than Qwen's minimum
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +99,8 @@ def covered(boxes, box):
 def brightness(family, processor, picture):
     "How bright each vision token's pixels are, 0 black, 1 white."
     def light(image): return ROWS[family.model_type].light(processor.image_processor, family.picture_inputs(processor, image)).numpy()
-    black, white = (light(Image.new("RGB", picture.size, color)) for color in ("black", "white"))
-    return np.divide(light(picture) - black, white - black, where=white > black, out=np.zeros_like(white))
+    black, white = light(Image.new("RGB", (56, 56))).min(), light(Image.new("RGB", (56, 56), "white")).max()
+    return (light(picture) - black) / (white - black)
 
 
 SPOTS = [(.1, .2, .35, .5), (.7, .15, .95, .4), (.5, .6, .75, .9)]
@@ -151,6 +154,12 @@ def vlm():
     return of
 
 
+@pytest.fixture
+def own(vlm):
+    "A copy of a family's miniature that a test may change."
+    return lambda family: deepcopy(vlm(family))
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     "Questions about two, no, and one picture, none of one shape."
@@ -199,17 +208,16 @@ def test_maps_are_those_of_eager_attention_and_padding_changes_nothing(vlm, reco
 
 
 @each_family
-def test_checkpointed_maps_teach_the_same(family, records):
+def test_checkpointed_maps_teach_the_same(own, family, records):
     gradients = []
     for checkpointing in (False, True):
-        own = miniature_vlm(family, TEXTS, vocab_size=400)
-        batch = Batcher(own)(records)
-        own.model.train()
-        if checkpointing: own.model.activation_checkpointing_enable({"use_reentrant": False})
-        with capture_attention(own, [0, 2]) as maps:
-            own.model(**batch.model_inputs(), use_cache=False)
+        vlm = own(family)
+        vlm.model.train()
+        if checkpointing: vlm.model.activation_checkpointing_enable({"use_reentrant": False})
+        with capture_attention(vlm, [0, 2]) as maps:
+            vlm.model(**Batcher(vlm)(records).model_inputs(), use_cache=False)
             sum((m ** 2).sum() for m in maps.values()).backward()
-        gradients.append({n: p.grad for n, p in own.model.named_parameters() if p.grad is not None})
+        gradients.append({n: p.grad for n, p in vlm.model.named_parameters() if p.grad is not None})
     plain, saved = gradients
     assert plain.keys() == saved.keys() and any("language_model.layers.1" in n for n in plain)
     for name in plain: torch.testing.assert_close(plain[name], saved[name], atol=1e-5, rtol=1e-4)
@@ -225,8 +233,8 @@ def test_a_teacher_stops_after_the_last_layer_it_is_asked_for(vlm, records, fami
 
 
 @each_family
-def test_a_frozen_tower_leaves_the_language_model_to_learn(family):
-    vlm = miniature_vlm(family, TEXTS, vocab_size=300)
+def test_a_frozen_tower_leaves_the_language_model_to_learn(own, family):
+    vlm = own(family)
     freeze(vlm, "vision")
     learns = {n for n, p in vlm.model.named_parameters() if p.requires_grad}
     language = {id(p) for p in (*vlm.family.language_model(vlm.model).parameters(), *vlm.model.get_output_embeddings().parameters())}
@@ -249,8 +257,8 @@ def test_a_token_tells_most_of_what_is_in_its_box(vlm, family):
 
 
 @each_family
-def test_kept_features_are_as_good_as_pixels(records, family):
-    vlm = miniature_vlm(family, TEXTS, vocab_size=400)
+def test_kept_features_are_as_good_as_pixels(own, records, family):
+    vlm = own(family)
     freeze(vlm, "vision")
     batch, cache = Batcher(vlm)(records), VisionCache(vlm, gigabytes=1)
     with torch.no_grad():
@@ -260,10 +268,10 @@ def test_kept_features_are_as_good_as_pixels(records, family):
 
 
 @each_family
-def test_a_student_learns_from_a_teacher_of_its_family(vlm, records, family, tmp_path):
-    student, teachers = miniature_vlm(family, TEXTS, vocab_size=400), dict.fromkeys(CAPABILITIES, vlm(family, "teacher", 1))
+def test_a_student_learns_from_a_teacher_of_its_family(vlm, own, records, family, tmp_path):
+    student, teachers = own(family), dict.fromkeys(CAPABILITIES, vlm(family, "teacher", 1))
     before = {n: p.clone() for n, p in student.model.named_parameters()}
-    distill(student, teachers, records, DistillationConfig(str(tmp_path), max_steps=4, per_device_train_batch_size=3, use_cpu=True, save_strategy="no",
+    distill(student, teachers, records, DistillationConfig(str(tmp_path), max_steps=3, per_device_train_batch_size=3, use_cpu=True, save_strategy="no",
                                                            disable_tqdm=True, learning_rate=3e-3, vision_cache=.1))
     log = read_log(tmp_path / "telemetry.jsonl")
     assert log[0]["losses"].keys() == {"ce", *CAPABILITIES} and log[-1]["losses"]["ce"] < log[0]["losses"]["ce"]
@@ -292,8 +300,7 @@ def test_generation_continues_as_a_whole_pass_would(vlm, records, family):
                                  return_dict_in_generate=True, output_logits=True)
         new = out.sequences[:, batch.input_ids.shape[1]:-1]
         inputs = batch.model_inputs() | dict(input_ids=out.sequences[:, :-1], attention_mask=torch.ones_like(out.sequences[:, :-1]))
-        for name in ("mm_token_type_ids",):
-            if name in inputs: inputs[name] = torch.cat([inputs[name], torch.zeros_like(new)], 1).int()
+        if "mm_token_type_ids" in inputs: inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new)], 1).int()
         whole = vlm.model(**inputs).logits[:, -8:]
     torch.testing.assert_close(torch.stack(out.logits, 1), whole, atol=1e-4, rtol=1e-4)
 
@@ -311,3 +318,52 @@ def test_a_saved_miniature_says_the_same(vlm, records, family, tmp_path):
     assert type(theirs.family) is FAMILIES[family] and type(theirs.processor) is type(ours.processor)
     with evaluating(ours), evaluating(theirs):
         assert torch.equal(*(v.model(**Batcher(v)(records).model_inputs()).logits for v in (ours, theirs)))
+
+
+@each_family
+def test_the_gaze_of_a_picture_has_the_rows_and_columns_of_its_tokens(vlm, records, family):
+    vlm = vlm(family)
+    sizes = [Image.open(ref.path).size for ref in records[0].images]
+    for size, (_, seen) in zip(sizes, gaze(vlm, records[0]).items(), strict=True):
+        boxes = vlm.family.patches(vlm.processor, [size]).boxes
+        assert seen.shape == tuple(len(np.unique(boxes[:, side])) for side in (1, 0)) and 0 < seen.sum() < 1
+
+
+# checkpoints as they are published
+
+def published_qwen2_5_vl(folder):
+    "One flat configuration with old names, weights without `language_model`, one file of picture settings, the template in JSON."
+    config = json.loads((folder / "config.json").read_text())
+    text, vision = config.pop("text_config"), config.pop("vision_config")
+    rope = text.pop("rope_parameters")
+    for name in ("model_type", "layer_types"): del text[name]
+    for name in ("model_type", "rope_parameters"): del vision[name]
+    config |= text | dict(model_type="qwen2_5_vl", rope_theta=rope["rope_theta"], rope_scaling=dict(type="mrope", mrope_section=rope["mrope_section"]),
+                          torch_dtype="bfloat16", vision_config=vision | dict(in_chans=3, spatial_patch_size=14))
+    template = folder / "chat_template.jinja"
+    (folder / "chat_template.json").write_text(json.dumps(dict(chat_template=template.read_text())))
+    template.unlink()
+    return config, dict(min_pixels=3136, max_pixels=12845056, patch_size=14, temporal_patch_size=2, merge_size=2, image_processor_type="Qwen2VLImageProcessor")
+
+
+def published_qwen3_vl(folder):
+    "Old names of rotary positions, the tower under the family's own name, a fast image processor."
+    config = json.loads((folder / "config.json").read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"] |= dict(rope_theta=rope.pop("rope_theta"), rope_scaling=rope)
+    config["vision_config"] = {k: v for k, v in config["vision_config"].items() if k != "rope_parameters"} | dict(model_type="qwen3_vl")
+    return config, dict(size=dict(longest_edge=16777216, shortest_edge=65536), patch_size=16, temporal_patch_size=2, merge_size=2,
+                        image_mean=[.5] * 3, image_std=[.5] * 3, image_processor_type="Qwen2VLImageProcessorFast")
+
+
+@pytest.mark.parametrize("family, publish", [("qwen2_5_vl", published_qwen2_5_vl), ("qwen3_vl", published_qwen3_vl)])
+def test_a_checkpoint_laid_out_like_the_published_ones_is_read(vlm, records, family, publish, tmp_path):
+    ours = vlm(family)
+    config, pictures = publish(save_vlm(ours, tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pictures))
+    (tmp_path / "processor_config.json").unlink()
+    theirs = load_vlm(tmp_path)
+    assert theirs.processor.image_processor.to_dict() == ROWS[family].images().to_dict() and theirs.processor.chat_template == ours.processor.chat_template
+    with evaluating(ours), evaluating(theirs):
+        assert torch.equal(*(v.model(**Batcher(ours)(records).model_inputs()).logits for v in (ours, theirs)))
