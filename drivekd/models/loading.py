@@ -26,9 +26,11 @@ class VLM:
     family: Family
     name: str = "" # where it came from
 
+    def __post_init__(self): self.family.prepare(self.model)
+
     @property
     def attention_modules(self) -> list[nn.Module]:
-        "Self-attention modules of the language layers, first to last"
+        "The attention module of each language layer, first to last"
         return self.family.attention_modules(self.model)
 
     @property
@@ -61,6 +63,7 @@ def load_vlm(
     source: str | Path, # folder of a checkpoint, or a hub id such as OpenGVLab/InternVL3-1B-hf
     dtype: str = "float32", # precision of the weights in memory
     device: str = "cpu", # "cpu", "cuda", "cuda:1" …
+    max_tiles: int | None = None, # tiles a picture may be cut into; None: as the checkpoint's processor says
 ) -> VLM:
     "Load a model of a supported family with transformers' own classes; no remote code, safetensors only"
     source, precision = str(Path(source).expanduser()), _precision(dtype)
@@ -68,6 +71,7 @@ def load_vlm(
     with _reading("configuration", source): config = dict(PreTrainedConfig.get_config_dict(source)[0])
     family = family_of(config)
     processor = _load_processor(source, family)
+    if max_tiles is not None: family.cut(processor, max_tiles)
     return VLM(_load_model(source, precision).to(device), processor, family, source)
 
 def _check_source(source: str) -> None:
