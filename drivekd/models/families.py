@@ -146,6 +146,7 @@ class InternVL(Family):
 
     def cut(self, processor: InternVLProcessor, max_tiles: int) -> None:
         "Let the processor cut pictures into at most so many tiles, the thumbnail not counted"
+        if max_tiles < 1: raise ValueError(f"InternVL takes at least 1 tile of a picture, of the published ones 12 at most; found max_tiles={max_tiles}.")
         processor.image_processor.crop_to_patches, processor.image_processor.max_patches = max_tiles > 1, max_tiles
 
     def vision_modules(self, model: PreTrainedModel) -> list[nn.Module]:
