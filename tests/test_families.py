@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from drivekd.data.formats import Turn
@@ -37,6 +38,8 @@ class Row:
     images: Callable  # the image processor of the published checkpoints
     light: Callable  # image processor, inputs of one picture -> mean pixel value of each vision token [v]
     call: dict = field(default_factory=dict)  # what transformers' processor must be told to read pictures as its image processor is set
+    places: int | None = None  # vision tokens of a picture of the miniature, where tiles that it does not fill have some too
+    tiles: tuple = (None,)  # settings of `max_tiles` to try; None: as the processor says
 
 
 def light_of_tiles(images, inputs):
@@ -50,12 +53,22 @@ def light_of_patches(images, inputs):
     return inputs["pixel_values"].mean(1).view(-1, images.merge_size ** 2).mean(1)
 
 
-# sizes and means as in preprocessor_config.json of OpenGVLab/InternVL3-1B-hf, Qwen/Qwen2.5-VL-3B-Instruct and Qwen/Qwen3-VL-2B-Instruct
+def light_of_tiles_and_classes(images, inputs):
+    "Each tile that the picture reaches has a class token, of no pixels in particular, then 40 × 40 patches."
+    tiles = inputs["pixel_values"][0].mean(1)[inputs["aspect_ratio_mask"][0].bool()]
+    patches = tiles.unflatten(2, (40, -1)).unflatten(1, (40, -1)).mean((2, 4)).flatten(1)
+    return torch.cat([torch.full((len(patches), 1), torch.nan), patches], 1).flatten()
+
+
+# sizes and means as in preprocessor_config.json of OpenGVLab/InternVL3-1B-hf, Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen3-VL-2B-Instruct
+# and meta-llama/Llama-3.2-11B-Vision-Instruct
 ROWS = {
-    "internvl": Row(lambda: GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}, crop_to_patches=False), light_of_tiles, dict(crop_to_patches=False)),
+    "internvl": Row(lambda: GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}, crop_to_patches=False), light_of_tiles,
+                    dict(crop_to_patches=False), tiles=(None, 12)),
     "qwen2_5_vl": Row(lambda: Qwen2VLImageProcessorPil(patch_size=14, min_pixels=3136, max_pixels=12845056), light_of_patches),
     "qwen3_vl": Row(lambda: Qwen2VLImageProcessorPil(patch_size=16, size={"shortest_edge": 65536, "longest_edge": 16777216},
                                                      image_mean=[.5] * 3, image_std=[.5] * 3), light_of_patches),
+    "mllama": Row(lambda: MllamaImageProcessorPil(size={"height": 560, "width": 560}, max_image_tiles=4), light_of_tiles_and_classes, places=4 * 65, tiles=(None, 1)),
 }
 each_family = pytest.mark.parametrize("family", ROWS)
 
@@ -70,16 +83,20 @@ SIZES = [(1600, 900), (450, 800), (641, 479), (100, 333), (40, 30)]  # a camera,
 
 @pytest.fixture(scope="module")
 def real():
-    "A family's miniature with the image processor of the published checkpoints."
+    "A family's processor with the image processor of the published checkpoints."
     made = {}
-    def of(family):
-        if family not in made:
-            processor = miniature_vlm(family, TEXTS, vocab_size=300).processor
+    def of(family, tiles=None):
+        if (family, tiles) not in made:
+            processor = MINIATURES[family].processor(TEXTS, 300)
             processor.image_processor = ROWS[family].images()
             if family == "internvl": processor.image_seq_length = 256
-            made[family] = FAMILIES[family](), processor
-        return made[family]
+            if tiles: FAMILIES[family]().cut(processor, tiles)
+            made[family, tiles] = FAMILIES[family](), processor
+        return made[family, tiles]
     return of
+
+
+each_view = pytest.mark.parametrize("family, tiles", [(name, tiles) for name, row in ROWS.items() for tiles in row.tiles])
 
 
 def lit(size, *spots):
@@ -99,28 +116,28 @@ def covered(boxes, box):
 def brightness(family, processor, picture):
     "How bright each vision token's pixels are, 0 black, 1 white."
     def light(image): return ROWS[family.model_type].light(processor.image_processor, family.picture_inputs(processor, image)).numpy()
-    black, white = light(Image.new("RGB", (56, 56))).min(), light(Image.new("RGB", (56, 56), "white")).max()
+    black, white = np.nanmin(light(Image.new("RGB", (56, 56)))), np.nanmax(light(Image.new("RGB", (56, 56), "white")))
     return (light(picture) - black) / (white - black)
 
 
 SPOTS = [(.1, .2, .35, .5), (.7, .15, .95, .4), (.5, .6, .75, .9)]
 
 
-@each_family
+@each_view
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_bright_spot_is_bright_in_the_tokens_whose_boxes_it_covers(real, family, size):
-    family, processor = real(family)
+def test_a_bright_spot_is_bright_in_the_tokens_whose_boxes_it_covers(real, family, tiles, size):
+    family, processor = real(family, tiles)
     picture, boxes = lit(size, *SPOTS)
     patches = family.patches(processor, [size])
     seen, expected = brightness(family, processor, picture), sum(covered(patches.boxes, box) for box in boxes)
     assert seen.shape == expected.shape and not patches.picture.any()
-    assert np.abs(seen - expected).max() < .25 and np.abs(seen - expected).mean() < .02  # resizing blurs the edges
-    assert expected[seen.argmax()] == pytest.approx(min(1, expected.max()))
+    assert np.nanmax(np.abs(seen - expected)) < .25 and np.nanmean(np.abs(seen - expected)) < .02  # resizing blurs the edges
+    assert expected[np.nanargmax(seen)] == pytest.approx(min(1, expected.max()))
 
 
-@each_family
-def test_each_of_several_pictures_has_its_own_tokens(real, family):
-    family, processor = real(family)
+@each_view
+def test_each_of_several_pictures_has_its_own_tokens(real, family, tiles):
+    family, processor = real(family, tiles)
     sizes = SIZES[2:]
     pictures, boxes = zip(*(lit(size, spot) for size, spot in zip(sizes, SPOTS, strict=True)), strict=True)
     patches = family.patches(processor, sizes)
@@ -128,13 +145,13 @@ def test_each_of_several_pictures_has_its_own_tokens(real, family):
     assert len(patches) == len(seen) and patches.picture.tolist() == sorted(patches.picture) and set(patches.picture) == {0, 1, 2}
     for i, (box,) in enumerate(boxes):
         of = patches.picture == i
-        assert np.abs(seen[of] - covered(patches.boxes[of], box)).mean() < .02
+        assert np.nanmean(np.abs(seen[of] - covered(patches.boxes[of], box))) < .02
 
 
-@each_family
+@each_view
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_the_boxes_of_a_picture_fill_it_once(real, family, size):
-    family, processor = real(family)
+def test_the_boxes_of_a_picture_fill_it_once(real, family, tiles, size):
+    family, processor = real(family, tiles)
     patches = family.patches(processor, [size])
     boxes = patches.boxes[~patches.overview]
     assert (boxes >= 0).all() and (boxes <= 1).all() and np.isclose((boxes[:, 2:] - boxes[:, :2]).prod(1).sum(), 1)
@@ -188,6 +205,13 @@ def test_tokens_and_picture_inputs_are_those_of_transformers_own_processor(vlm, 
         assert ours.keys() == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def own_part(vlm, batch, i, layer, map):
+    "A sample's own rows and columns of a layer's map; of cross-attention the rows that see something and the keys in sight."
+    rows = columns = batch.attention_mask[i].bool()
+    if not vlm.attention_modules[layer].is_causal: rows, columns = batch.sight[i].any(1), batch.columns(i)
+    return map[i][rows][:, columns]
+
+
 @each_family
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_maps_are_those_of_eager_attention_and_padding_changes_nothing(vlm, records, family, side):
@@ -204,7 +228,8 @@ def test_maps_are_those_of_eager_attention_and_padding_changes_nothing(vlm, reco
         for i, record in enumerate(records):
             alone = Batcher(vlm)([record])
             with capture_attention(vlm, layers) as own: vlm.model(**alone.model_inputs())
-            for layer in layers: torch.testing.assert_close(maps[layer][i][real[i]][:, real[i]], own[layer][0], atol=1e-5, rtol=0)
+            for layer in layers:
+                torch.testing.assert_close(own_part(vlm, batch, i, layer, maps[layer]), own_part(vlm, alone, 0, layer, own[layer]), atol=1e-5, rtol=0)
 
 
 @each_family
@@ -214,7 +239,7 @@ def test_checkpointed_maps_teach_the_same(own, family, records):
         vlm = own(family)
         vlm.model.train()
         if checkpointing: vlm.model.activation_checkpointing_enable({"use_reentrant": False})
-        with capture_attention(vlm, [0, 2]) as maps:
+        with capture_attention(vlm, [0, 1, 2]) as maps:
             vlm.model(**Batcher(vlm)(records).model_inputs(), use_cache=False)
             sum((m ** 2).sum() for m in maps.values()).backward()
         gradients.append({n: p.grad for n, p in vlm.model.named_parameters() if p.grad is not None})
@@ -247,13 +272,14 @@ def test_a_token_tells_most_of_what_is_in_its_box(vlm, family):
     patches = vlm.family.patches(vlm.processor, [size])
     grey = Image.fromarray(np.random.default_rng(1).integers(90, 160, (96, 224, 3), np.uint8))
     def seen(image):
-        with evaluating(vlm): return vlm.family.vision_tokens(vlm.model, vlm.family.picture_inputs(vlm.processor, image)).reshape(len(patches), -1)
-    plain = seen(grey)
-    for token in np.flatnonzero(~patches.overview)[::5]:
+        with evaluating(vlm): tokens = vlm.family.vision_tokens(vlm.model, vlm.family.picture_inputs(vlm.processor, image))
+        return tokens.reshape(ROWS[family].places or len(patches), -1)[:len(patches)]
+    plain, extent = seen(grey), (patches.boxes[:, 2:] > patches.boxes[:, :2]).all(1)
+    for token in np.flatnonzero(extent & ~patches.overview)[::5]:
         left, top, right, bottom = (patches.boxes[token] * np.tile(size, 2)).round().astype(int)
         changed = grey.copy()
         changed.paste("white", (left, top, right, bottom))
-        assert (seen(changed) - plain).norm(dim=1)[~patches.overview].argmax() == token
+        assert (seen(changed) - plain).norm(dim=1).masked_fill(torch.from_numpy(patches.overview), 0).argmax() == token
 
 
 @each_family
@@ -276,7 +302,7 @@ def test_a_student_learns_from_a_teacher_of_its_family(vlm, own, records, family
     log = read_log(tmp_path / "telemetry.jsonl")
     assert log[0]["losses"].keys() == {"ce", *CAPABILITIES} and log[-1]["losses"]["ce"] < log[0]["losses"]["ce"]
     moved = {n for n, p in student.model.named_parameters() if not torch.equal(p, before[n])}
-    assert moved == {n for n in before if "language_model" in n}
+    assert moved == {n for n in before if "language_model" in n or "lm_head" in n}
 
 
 @each_family
@@ -301,6 +327,8 @@ def test_generation_continues_as_a_whole_pass_would(vlm, records, family):
         new = out.sequences[:, batch.input_ids.shape[1]:-1]
         inputs = batch.model_inputs() | dict(input_ids=out.sequences[:, :-1], attention_mask=torch.ones_like(out.sequences[:, :-1]))
         if "mm_token_type_ids" in inputs: inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new)], 1).int()
+        if (sight := inputs.get("cross_attention_mask")) is not None:
+            inputs["cross_attention_mask"] = torch.cat([sight, sight[:, -1:].expand(-1, new.shape[1], -1, -1)], 1)
         whole = vlm.model(**inputs).logits[:, -8:]
     torch.testing.assert_close(torch.stack(out.logits, 1), whole, atol=1e-4, rtol=1e-4)
 
@@ -326,6 +354,7 @@ def test_the_gaze_of_a_picture_has_the_rows_and_columns_of_its_tokens(vlm, recor
     sizes = [Image.open(ref.path).size for ref in records[0].images]
     for size, (_, seen) in zip(sizes, gaze(vlm, records[0]).items(), strict=True):
         boxes = vlm.family.patches(vlm.processor, [size]).boxes
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
         assert seen.shape == tuple(len(np.unique(boxes[:, side])) for side in (1, 0)) and 0 < seen.sum() < 1
 
 
@@ -367,3 +396,20 @@ def test_a_checkpoint_laid_out_like_the_published_ones_is_read(vlm, records, fam
     assert theirs.processor.image_processor.to_dict() == ROWS[family].images().to_dict() and theirs.processor.chat_template == ours.processor.chat_template
     with evaluating(ours), evaluating(theirs):
         assert torch.equal(*(v.model(**Batcher(ours)(records).model_inputs()).logits for v in (ours, theirs)))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_pictures_are_scaled_down_on_request_and_stay_so_when_saved(vlm, records, family, tmp_path):
+    whole = Batcher(vlm(family))(records)
+    small = load_vlm(save_vlm(vlm(family), tmp_path / "whole"), max_pixels=4 * 32 ** 2)
+    for again in (small, load_vlm(save_vlm(small, tmp_path / "small"))):
+        batch = Batcher(again)(records)
+        assert 0 < max(len(e.patches) for e in batch.encoded) <= 8 and batch.vision_mask.sum() < whole.vision_mask.sum()
+        with evaluating(again): assert again.model(**batch.model_inputs()).logits.isfinite().all()
+
+
+def test_a_family_without_such_pictures_refuses_max_pixels(vlm, tmp_path):
+    with pytest.raises(ValueError, match="max_pixels is for families that keep a picture's shape; 'internvl'"):
+        load_vlm(save_vlm(vlm("internvl"), tmp_path), max_pixels=10 ** 6)
+    with pytest.raises(ValueError, match="784 pixels of one vision token at least; found max_pixels=500"):
+        load_vlm(save_vlm(vlm("qwen2_5_vl"), tmp_path / "qwen"), max_pixels=500)

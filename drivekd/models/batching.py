@@ -93,6 +93,18 @@ class Batch:
     capabilities: list[str | None] # of each sample
     ids: list[str] # of each sample
     encoded: list[Encoded] # the samples before padding
+    tile_sight: Tensor | None = None # [b, t, tiles] bool, who may look at which tile, where vision has keys of its own (cross-attention)
+    tile_keys: int = 0 # of each tile
+
+    @property
+    def sight(self) -> Tensor | None: # [b, t, k] bool
+        "Which token may look at which vision key; None where vision tokens stand among the words"
+        return None if self.tile_sight is None else self.tile_sight.repeat_interleave(self.tile_keys, 2)
+
+    def columns(self, i: int) -> Tensor: # [v]
+        "Columns of sample i in a map from text to vision, in the order of its `Encoded.patches`"
+        seen = self.vision_mask[i] if self.tile_sight is None else self.sight[i].any(0)
+        return seen.nonzero()[:, 0]
 
     def to(self, device) -> "Batch":
         "The same batch with its tensors on another device"
@@ -129,8 +141,9 @@ def collate(
     "Pad encoded samples to one batch"
     ids = pad([e.input_ids for e in encoded], pad_id, side)
     mask = pad([torch.ones_like(e.input_ids) for e in encoded], 0, side)
-    return Batch(ids, mask, pad([e.labels for e in encoded], -100, side), family.vision_mask(config, ids) & mask.bool(),
-                 family.batch_inputs(config, [e.pictures for e in encoded], ids, mask), [e.record.capability for e in encoded], [e.record.id for e in encoded], list(encoded))
+    pictures = family.batch_inputs(config, [e.pictures for e in encoded], ids, mask)
+    return Batch(ids, mask, pad([e.labels for e in encoded], -100, side), family.vision_mask(config, ids) & mask.bool(), pictures,
+                 [e.record.capability for e in encoded], [e.record.id for e in encoded], list(encoded), *family.tile_sight(config, ids, pictures))
 
 # %% ../../nbs/api/models/03_batching.ipynb #efb62225
 class Batcher:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'InternVLProcessor', 'Qwen2_5_VLProcessor', 'Qwen3VLProcessor', 'expand_placeholders', 'Patches',
-           'grid_boxes', 'Family', 'InternVL', 'Qwen2_5_VL', 'Qwen3VL', 'family_of']
+           'grid_boxes', 'within', 'Family', 'InternVL', 'Qwen2_5_VL', 'Qwen3VL', 'tiles_in_sight', 'Mllama',
+           'family_of']
 
 # %% ../../nbs/api/models/00_families.ipynb #9d2fa508
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.models.got_ocr2 import image_processing_pil_got_ocr2 as internvl_images
 from transformers.models.internvl.processing_internvl import InternVLProcessor as _InternVLProcessor
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor as _Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -69,6 +71,15 @@ def grid_boxes(
     row, column = np.divmod(np.arange(rows * columns), columns)
     return np.stack([column, row, column + 1, row + 1], 1) / [columns, rows, columns, rows]
 
+# %% ../../nbs/api/models/00_families.ipynb #80e790c7
+def within(
+    outer: np.ndarray, # [4] a box of the picture
+    inner: np.ndarray, # [n, 4] boxes in fractions of it
+) -> np.ndarray: # [n, 4] in fractions of the picture
+    "Boxes in a box"
+    corner, extent = np.tile(outer[:2], 2), np.tile(outer[2:] - outer[:2], 2)
+    return corner + inner * extent
+
 # %% ../../nbs/api/models/00_families.ipynb #654be963
 class Family:
     "What drivekd asks about a model; here the answers of a model whose vision tokens stand among its text"
@@ -84,9 +95,24 @@ class Family:
         "Self-attention modules of the language model; each has a `layer_idx`"
         return [layer.self_attn for layer in self.language_model(model).layers]
 
+    def prepare(self, model: PreTrainedModel) -> None:
+        "Put right what transformers leaves undone; nothing in most families"
+
+    def cut(self, processor: ProcessorMixin, max_tiles: int) -> None:
+        "Let the processor cut pictures into at most so many tiles"
+        raise ValueError(f"max_tiles is for families that cut a picture into tiles; {self.model_type!r} has none: leave max_tiles out.")
+
+    def scale(self, processor: ProcessorMixin, max_pixels: int) -> None:
+        "Let the processor scale pictures down to at most so many pixels"
+        raise ValueError(f"max_pixels is for families that keep a picture's shape; {self.model_type!r} fits every picture into squares: leave max_pixels out.")
+
     def vision_mask(self, config: PreTrainedConfig, input_ids: Tensor) -> Tensor:
         "True at vision tokens, same shape as `input_ids`"
         return input_ids == config.image_token_id
+
+    def tile_sight(self, config: PreTrainedConfig, input_ids: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, int]: # bool [b, t, tiles], keys of a tile
+        "Which token may look at which tile, where pictures have keys of their own (cross-attention); nothing where they stand among the words"
+        return None, 0
 
     def picture_inputs(self, processor: ProcessorMixin, picture: Image.Image) -> dict[str, Tensor]:
         "One picture as the model's own input tensors"
@@ -119,8 +145,13 @@ class Family:
 
 # %% ../../nbs/api/models/00_families.ipynb #4d96f02d
 class InternVL(Family):
-    "InternVL3 and 3.5 in transformers' own implementation, one tile a picture"
+    "InternVL3 and 3.5 in transformers' own implementation"
     model_type, processor_class = "internvl", InternVLProcessor
+
+    def cut(self, processor: InternVLProcessor, max_tiles: int) -> None:
+        "Let the processor cut pictures into at most so many tiles, the thumbnail not counted"
+        if max_tiles < 1: raise ValueError(f"InternVL takes at least 1 tile of a picture, of the published ones 12 at most; found max_tiles={max_tiles}.")
+        processor.image_processor.crop_to_patches, processor.image_processor.max_patches = max_tiles > 1, max_tiles
 
     def vision_modules(self, model: PreTrainedModel) -> list[nn.Module]:
         "What `freeze='vision'` freezes: tower and projector"
@@ -135,10 +166,19 @@ class InternVL(Family):
         tiles = [processor.image_processor.get_number_of_image_patches(height, width) for width, height in sizes]
         return [processor.replace_image_token({"num_patches": tiles}, i) for i in range(len(tiles))]
 
+    def grid(self, processor: InternVLProcessor, size: tuple[int, int]) -> tuple[int, int]: # rows, columns
+        "The tiles of a picture of this width and height"
+        images = processor.image_processor
+        if not (images.crop_to_patches and images.max_patches > 1): return 1, 1
+        tile = images.size["height"], images.size["width"]
+        return internvl_images.get_optimal_tiled_canvas(size[::-1], tile, images.min_patches, images.max_patches)[::-1]
+
     def boxes(self, processor: InternVLProcessor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]: # [n, 4], [n]
         "Boxes of one picture's vision tokens, and which of them are an overview"
-        side = round(processor.image_seq_length ** 0.5)
-        return grid_boxes(side, side), np.zeros(side * side, bool)
+        side, tiles = round(processor.image_seq_length ** 0.5), grid_boxes(*self.grid(processor, size))
+        boxes = [within(tile, grid_boxes(side, side)) for tile in tiles]
+        if len(tiles) > 1: boxes.append(grid_boxes(side, side))
+        return np.concatenate(boxes), np.arange(len(boxes)).repeat(side * side) == len(tiles)
 
 # %% ../../nbs/api/models/00_families.ipynb #fbceb2a2
 class Qwen2_5_VL(Family):
@@ -161,6 +201,13 @@ class Qwen2_5_VL(Family):
     def ready(self, vision_tokens: Tensor) -> ModelOutput:
         "Vision tokens as if of one picture: the decoder joins them anyway"
         return BaseModelOutputWithPooling(pooler_output=(vision_tokens,))
+
+    def scale(self, processor: ProcessorMixin, max_pixels: int) -> None:
+        "Let the processor scale pictures down to at most so many pixels"
+        images = processor.image_processor
+        if max_pixels < (token := (images.patch_size * images.merge_size) ** 2):
+            raise ValueError(f"A picture needs the {token} pixels of one vision token at least; found max_pixels={max_pixels}.")
+        images.size = {"shortest_edge": min(images.size["shortest_edge"], max_pixels), "longest_edge": max_pixels}
 
     def grid(self, processor: ProcessorMixin, size: tuple[int, int]) -> tuple[int, int]: # rows and columns of vision tokens
         "How a picture of this width and height is cut, by the processor's own rule"
@@ -194,8 +241,129 @@ class Qwen3VL(Qwen2_5_VL):
         first, *deeper = vision_tokens.unbind(1)
         return BaseModelOutputWithDeepstackFeatures(pooler_output=(first,), deepstack_features=[(level,) for level in deeper])
 
+# %% ../../nbs/api/models/00_families.ipynb #28865d72
+from torch.nn.functional import pad
+from transformers.models.mllama import image_processing_pil_mllama as mllama_images
+from transformers.models.mllama.processing_mllama import MllamaProcessor, get_cross_attention_token_mask
+
+# %% ../../nbs/api/models/00_families.ipynb #b91c7ef6
+def _hand_on(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    "Before a cross-attention layer: its attention gets to know which rows see something"
+    return args, kwargs | dict(rows_in_sight=kwargs["full_text_row_masked_out_mask"])
+
+def _blind_rows_get_nothing(attention: nn.Module, args: tuple, kwargs: dict, output: tuple) -> tuple:
+    "After the attention: rows that see nothing take nothing along"
+    seeing = kwargs["rows_in_sight"] # [b, 1, t, 1] or None
+    return output if seeing is None else (output[0] * seeing[:, 0], *output[1:])
+
+# %% ../../nbs/api/models/00_families.ipynb #96f8e6b0
+def tiles_in_sight(
+    ids: Sequence[int], # of one sample
+    image_token: int,
+    counts: Sequence[int], # tiles of each picture
+    tiles: int, # of a picture, padding included
+) -> Tensor: # int [t, pictures, tiles]
+    "Which token sees which tile of which picture"
+    sight = torch.zeros(len(ids), len(counts), tiles, dtype=torch.long)
+    for n, (start, end) in enumerate(get_cross_attention_token_mask(list(ids), image_token)):
+        sight[start:len(ids) if end == -1 else end, n, :counts[n]] = 1
+    return sight
+
+# %% ../../nbs/api/models/00_families.ipynb #b05c9368
+class _MllamaLayers(Family):
+    "Where the two kinds of layers of Llama-3.2-Vision are"
+    def attention_modules(self, model: PreTrainedModel) -> list[nn.Module]:
+        "The attention of each decoder layer, first to last; cross-attention is not causal"
+        return [layer.cross_attn if hasattr(layer, "cross_attn") else layer.self_attn for layer in self.language_model(model).layers]
+
+    def vision_modules(self, model: PreTrainedModel) -> list[nn.Module]:
+        "What `freeze='vision'` freezes: tower and projector"
+        return [model.model.vision_model, model.model.multi_modal_projector]
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        "Mask what rows without a picture get from cross-attention; the second time nothing is left to do"
+        for layer, attention in zip(self.language_model(model).layers, self.attention_modules(model), strict=True):
+            if hasattr(attention, "is_causal"): continue
+            attention.is_causal = False
+            layer.register_forward_pre_hook(_hand_on, with_kwargs=True)
+            attention.register_forward_hook(_blind_rows_get_nothing, with_kwargs=True)
+
+# %% ../../nbs/api/models/00_families.ipynb #8ab24f85
+class _MllamaPictures(_MllamaLayers):
+    "What Llama-3.2-Vision makes of one picture"
+    picture_names = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
+    tiles, patch = 4, 14 # tiles of a picture and pixels of a patch in every published checkpoint; its processor knows only the former
+
+    def cut(self, processor: MllamaProcessor, max_tiles: int) -> None:
+        "Let the processor cut pictures into at most so many tiles"
+        if not 1 <= max_tiles <= self.tiles: raise ValueError(f"Llama-3.2-Vision takes 1 to {self.tiles} tiles of a picture; found max_tiles={max_tiles}.")
+        processor.image_processor.max_image_tiles = max_tiles
+
+    def picture_inputs(self, processor: MllamaProcessor, picture: Image.Image) -> dict[str, Tensor]: # [1, …]
+        "One picture as the model's own input tensors, padded to the tiles of the tower"
+        pixels, shape, mask = (x[0] for x in super().picture_inputs(processor, picture).values())
+        room = self.tiles - mask.shape[1]
+        grid = mllama_images.get_all_supported_aspect_ratios(mask.shape[1])[shape.item() - 1]
+        known = mllama_images.get_all_supported_aspect_ratios(self.tiles).index(grid) + 1 # 0 is no picture
+        return dict(pixel_values=pad(pixels, (0,) * 7 + (room,)), aspect_ratio_ids=torch.full_like(shape, known), aspect_ratio_mask=pad(mask, (0, room)))
+
+    def vision_tokens(self, model: PreTrainedModel, pictures: Mapping[str, Tensor]) -> Tensor: # [pictures, keys, width]
+        "What the cross-attention layers see of pictures, from `picture_inputs`; joined along the first dimension"
+        seen = model.model.vision_model(**{name: pictures[name][:, None] for name in self.picture_names}).last_hidden_state
+        return model.model.multi_modal_projector(seen).flatten(1, 3)
+
+    def blocks(self, processor: MllamaProcessor, sizes: Sequence[tuple[int, int]]) -> list[str]:
+        "A placeholder stays one token, whatever the picture's size"
+        return [processor.image_token] * len(sizes)
+
+    def boxes(self, processor: MllamaProcessor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]: # [n, 4], [n]
+        "Boxes of one picture's keys, and which of them are class tokens; keys of the black remainder have no extent"
+        (width, height), images = size, processor.image_processor
+        side = images.size["height"]
+        room = mllama_images.get_optimal_tiled_canvas(height, width, images.max_image_tiles, side)
+        filled = mllama_images.get_image_size_fit_to_canvas(height, width, *room, side)
+        tiles = grid_boxes(room[0] // side, room[1] // side) * np.tile([room[1] / filled[1], room[0] / filled[0]], 2)
+        inner = np.concatenate([[[0, 0, 1, 1]], grid_boxes(side // self.patch, side // self.patch)])
+        boxes = np.concatenate([within(tile, inner) for tile in tiles]).clip(0, 1)
+        return boxes, np.arange(len(boxes)) % len(inner) == 0
+
+# %% ../../nbs/api/models/00_families.ipynb #ec1f9d73
+class Mllama(_MllamaPictures):
+    "Llama-3.2-Vision (`mllama`): pictures are seen by cross-attention, whose layers are the ones that a text-to-vision signal counts"
+    model_type, processor_class = "mllama", MllamaProcessor
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        "Refuse a tower whose keys look elsewhere than we say, then mask as published"
+        vision = model.config.vision_config
+        if (found := (vision.max_num_tiles, vision.patch_size)) != (wanted := (self.tiles, self.patch)):
+            raise ValueError(f"Llama-3.2-Vision has {wanted[0]} tiles a picture and patches of {wanted[1]} pixels, found {found}: where its keys look is not known.")
+        super().prepare(model)
+
+    def batch_inputs(self, config: PreTrainedConfig, pictures: Sequence[Sequence[Mapping[str, Tensor]]], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        "Pictures by sample and place, and which token sees which of their tiles"
+        side, most = config.vision_config.image_size, max(1, *map(len, pictures))
+        blank = dict(pixel_values=torch.zeros(1, self.tiles, 3, side, side), aspect_ratio_ids=torch.zeros(1, dtype=torch.long),
+                     aspect_ratio_mask=torch.tensor([[1] + [0] * (self.tiles - 1)]))
+        each = [[*sample, *[blank] * (most - len(sample))] for sample in pictures]
+        counts = [[int(p["aspect_ratio_mask"].sum()) for p in sample] for sample in each]
+        sight = [tiles_in_sight(row, config.image_token_id, n, self.tiles) for row, n in zip(input_ids.tolist(), counts, strict=True)]
+        inputs = {name: torch.stack([torch.cat([p[name] for p in sample]) for sample in each]) for name in self.picture_names}
+        return inputs | dict(cross_attention_mask=torch.stack(sight) * attention_mask[:, :, None, None])
+
+    def tile_sight(self, config: PreTrainedConfig, input_ids: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, int]: # bool [b, t, tiles], keys of a tile
+        "Which token may look at which tile; placeholders are no text"
+        seen = inputs["cross_attention_mask"].flatten(2).bool() & ~self.vision_mask(config, input_ids)[:, :, None]
+        return seen, (config.vision_config.image_size // self.patch) ** 2 + 1
+
+    def seen(self, inputs: Mapping, vision_tokens: Tensor) -> dict:
+        "Arguments of a forward pass with ready vision keys in place of pixels; blank places hold zeros"
+        there = inputs["aspect_ratio_ids"] > 0
+        states = vision_tokens.new_zeros(*there.shape, *vision_tokens.shape[1:])
+        states[there] = vision_tokens
+        return {k: v for k, v in inputs.items() if k not in self.picture_names} | dict(cross_attention_states=states.flatten(1, 2))
+
 # %% ../../nbs/api/models/00_families.ipynb #f9e8bbb3
-FAMILIES = {family.model_type: family for family in (InternVL, Qwen2_5_VL, Qwen3VL)}
+FAMILIES = {family.model_type: family for family in (InternVL, Qwen2_5_VL, Qwen3VL, Mllama)}
 
 def family_of(
     config: Mapping, # contents of the `config.json` of a checkpoint

@@ -108,6 +108,8 @@ def random_model(
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
         start_numbers(model.get_input_embeddings().weight.data, tokenizer)
+        for name, weight in model.named_parameters():
+            if "gate" in name.split(".")[-1]: weight.data.fill_(1.0)  # Llama-3.2-Vision's gates start closed, and pictures would change nothing
         return model
 
 def build_miniature(

@@ -94,7 +94,7 @@ class VisionCache:
         batch,  # a `Batch` on the model's device
     ) -> dict:
         "`batch.model_inputs()`, with vision tokens in place of pixels; call it inside autocast, like the model."
-        if not (self.room or self.folder) or not batch.picture_inputs or not self.tower.is_frozen(): return batch.model_inputs()
+        if not (self.room or self.folder) or not (batch.picture_inputs and batch.digests) or not self.tower.is_frozen(): return batch.model_inputs()
         pictures, device = [picture for e in batch.encoded for picture in e.pictures], batch.input_ids.device
         seen = [self._seen(name, picture, device).to(device) for name, picture in zip(batch.digests, pictures, strict=True)]
         return self.vlm.family.seen(batch.model_inputs(), torch.cat(seen))
