@@ -104,7 +104,7 @@ def refusal(call, *args, kind=Exception, **kwargs):
     "The message of a refusal, which must be one sentence."
     with pytest.raises(kind) as caught: call(*args, **kwargs)
     text = str(caught.value)
-    assert "\n" not in text.strip() and len(text) < 300, text
+    assert "\n" not in text.strip() and len(text) < 350, text
     return text
 
 
