@@ -14,11 +14,12 @@ from drivekd.data.records import VQARecord
 from drivekd.distill.cache import CachedTeachers, StoredTeachers
 from drivekd.distill.capabilities import Signal, layer_plan, make_recipe, with_options
 from drivekd.distill.hooks import capture_attention, decoder_layers
+from drivekd.distill.machine import memory_estimate
 from drivekd.distill.objective import listen, region_pairs, sample_losses, signal_region, student_needs
 from drivekd.distill.teachers import Teachers
 from drivekd.models.batching import Batcher
 from drivekd.models.family_miniatures import miniature_vlm
-from drivekd.models.loading import evaluating
+from drivekd.models.loading import evaluating, freeze
 
 TEXTS = ["What is the moving status of <c1,CAM_FRONT,0.4678,0.6772>? Which object is near? It is moving ahead. Final: B. Turn left."] * 9
 RECIPE = make_recipe("agp")
@@ -140,3 +141,19 @@ def test_a_tower_of_another_patch_is_refused(student):
     config = deepcopy(student.model.config)
     config.vision_config.patch_size = 28
     with pytest.raises(ValueError, match=r"patches of 14 pixels, found \(4, 28\)"): student.family.prepare(SimpleNamespace(config=config))
+
+
+def test_the_memory_of_vision_keys_is_foreseen(teachers, records):
+    vlm = deepcopy(teachers().teachers[0].vlm)
+    freeze(vlm, "vision")
+    weights, found = {p.untyped_storage().data_ptr() for p in vlm.model.parameters()}, []
+    for shown in (records[:1], records[2:]):
+        batch, kept = Batcher(vlm)(shown), {}
+        def note(x):
+            if (place := x.untyped_storage().data_ptr()) not in weights: kept[place] = x.untyped_storage().nbytes()
+            return x
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): out = vlm.model(**batch.model_inputs(), use_cache=False)
+        found.append((sum(kept.values()), memory_estimate(vlm, {}, RECIPE, batch)["activations"]))
+        del out
+    (large, foreseen), (small, less) = found
+    assert abs(foreseen / large - 1) < .1 and abs((foreseen - less) / (large - small) - 1) < .15

@@ -149,6 +149,16 @@ def _map_bytes(recipe: Recipe, n_layers: int | Sequence[str], batch) -> int:
     return sum(2 * 4 * len(batch.input_ids) * _map_pairs(s, batch) * len(signal_layers(s, n_layers)) for s in wanted)
 
 
+def _key_bytes(student, batch, itemsize: int, checkpointing: bool) -> int:
+    "What autograd keeps of vision keys that stand apart from the words: once, and in every layer that looks at them."
+    if (seen := sight(Signal(), batch)) is None: return 0
+    config, (samples, rows, keys) = student.model.config.get_text_config(), seen.shape
+    d = config.hidden_size
+    k = d * config.num_key_value_heads // config.num_attention_heads
+    per_layer = 2 * itemsize * (d + k) + (8 * k if itemsize < 4 else 40)  # keys and values, as they are and for every head; half precision is normed in float32
+    return samples * keys * (itemsize * d + 4 * rows + (1 if checkpointing else decoder_layers(student).count("cross")) * per_layer)
+
+
 def memory_estimate(
     student,  # `VLM`, its trainable parameters already chosen
     teachers: Mapping[str, object],  # capability -> `VLM`
@@ -165,7 +175,7 @@ def memory_estimate(
     own, alive = weight_bytes([student.model]), processes > 1
     return {"student": own // processes + own * alive, "teachers": weight_bytes([vlm.model for vlm in teachers.values()]),
             "gradients": trained * (len(recipe.terms) + 1) // processes + trained * alive, "optimizer": trained * moments // processes,
-            "activations": activation_bytes(config, batch.input_ids.numel(), itemsize, checkpointing),
+            "activations": activation_bytes(config, batch.input_ids.numel(), itemsize, checkpointing) + _key_bytes(student, batch, itemsize, checkpointing),
             "maps": _map_bytes(recipe, decoder_layers(student), batch),
             "logits": 3 * 4 * int((batch.labels != -100).sum()) * config.vocab_size}
 

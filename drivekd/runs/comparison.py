@@ -94,10 +94,11 @@ def load_models(
     teachers: Mapping[str, str],  # capability → folder or hub id
     dtype: str = "float32",  # of the teachers
     device: str = "cpu",
+    **pictures: int,  # `max_tiles` or `max_pixels` of `load_vlm`, for all of them
 ) -> tuple[VLM, dict[str, VLM]]:  # student base, teachers; the same object for the same checkpoint
     "Load each checkpoint once; teachers whose tokens are not the student's are refused."
-    base = load_vlm(find(student), device=device)
-    loaded = {path: load_vlm(find(path), dtype, device) for path in dict.fromkeys(teachers.values())}
+    base = load_vlm(find(student), device=device, **pictures)
+    loaded = {path: load_vlm(find(path), dtype, device, **pictures) for path in dict.fromkeys(teachers.values())}
     found = {name: loaded[path] for name, path in teachers.items()}
     check_teachers(base, found)
     return base, found
