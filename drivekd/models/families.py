@@ -81,8 +81,8 @@ def within(
     return corner + inner * extent
 
 # %% ../../nbs/api/models/00_families.ipynb #654be963
-class Family:
-    "What drivekd asks about a model; here the answers of a model whose vision tokens stand among its text"
+class _Parts:
+    "Where a model's parts are, and what can be set when it is loaded"
     model_type: str # in `config.json`
     processor_class: type # transformers' own
     picture_names: tuple[str, ...] = ("pixel_values",) # what the image processor hands the model
@@ -106,6 +106,9 @@ class Family:
         "Let the processor scale pictures down to at most so many pixels"
         raise ValueError(f"max_pixels is for families that keep a picture's shape; {self.model_type!r} fits every picture into squares: leave max_pixels out.")
 
+# %% ../../nbs/api/models/00_families.ipynb #2c1107dd
+class Family(_Parts):
+    "What drivekd asks about a model; here the answers of a model whose vision tokens stand among its text"
     def vision_mask(self, config: PreTrainedConfig, input_ids: Tensor) -> Tensor:
         "True at vision tokens, same shape as `input_ids`"
         return input_ids == config.image_token_id
