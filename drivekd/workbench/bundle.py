@@ -62,7 +62,7 @@ def unpack(
     return (numbers**2 if codes.dtype == np.uint8 else numbers) * scale[..., None]
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #d48c9459
-ROLES = ("question", "answer")
+ROLES = ("question", "prompt", "answer")  # prompt: the last token before the answer
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class AttentionBundle:
 
     def __repr__(self) -> str:
         size = sum(sizes(self).values())
-        return (f"AttentionBundle({len(self.tokens)} tokens, {len(self.cameras)} pictures, {len(self.maps)} maps of {', '.join(m.name for m in self.models)}; {size / 1e6:.2f} MB)")
+        return (f"AttentionBundle({len(self.tokens)} tokens, {len(self.cameras)} pictures, {len(self.maps)} maps of {', '.join(m.name for m in self.models)}; {size / 1000:.0f} kB)")
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #c357b837
 def _check(b: AttentionBundle) -> None:
@@ -223,7 +223,7 @@ def _check(b: AttentionBundle) -> None:
     for m in b.maps: _check_map(m, {m.name: m for m in b.models}, len(b.tokens))
 
 
-def _text(b: AttentionBundle, role: str) -> str: return b.question if role == "question" else b.answer
+def _text(b: AttentionBundle, role: str) -> str: return {"question": b.question, "answer": b.answer}.get(role, "")
 
 
 def _check_object(thing: SceneObject, pictures: int) -> None:
@@ -424,7 +424,7 @@ def _tokens(words: Sequence[str], answer_from: int) -> tuple[tuple[Token, ...], 
     "Words with their characters, question and answer."
     tokens, texts = [], {role: "" for role in ROLES}
     for i, word in enumerate(words):
-        role = ROLES[i >= answer_from]
+        role = "answer" if i >= answer_from else "question"
         gap = " " if texts[role] and not word[:1].isspace() else ""
         start = len(texts[role]) + len(gap)
         texts[role] += gap + word
