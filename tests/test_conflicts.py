@@ -1,4 +1,6 @@
 "A recorded step, replayed: the same end as the trainer's, exact planes, honest words where there is no story."
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from drivekd.distill.agp import agp_weights, conflict_weights
 from drivekd.distill.step import block_of
+from drivekd.workbench.conflict_explorer import ConflictExplorer
 from drivekd.workbench.conflicts import STEPS, block_cosines, by_method, conflict_record, descents, moves, plane
 
 TERMS = ("ce", "perception", "reasoning", "planning")
@@ -98,3 +101,101 @@ def test_a_record_without_teachers_is_refused():
                                          ("model.visual.blocks.3.attn.qkv.weight", "vision"), ("lm_head.weight", "head")])
 def test_parameters_belong_to_the_part_that_their_name_says(name, block):
     assert block_of(name) == block
+
+
+# --- the page
+
+FEW = ("agp", "sum")
+
+@pytest.fixture(scope="module")
+def record():
+    rows = [row(seed)[0] | {"step": seed + 1, "gram_by_block": {"layer 1 <b>attention</b>": row(seed)[0]["gram"]}} for seed in range(40)]
+    return [r for r in rows if r["step"] not in (11, 12, 13)]  # a gap
+
+
+@pytest.fixture(scope="module")
+def tab(record, tmp_path_factory):
+    "The explorer as a page in a browser without network; an error on its console fails the test that follows."
+    api, chromium = pytest.importorskip("playwright.sync_api"), shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None: pytest.skip("no Chromium on this machine")
+    path = tmp_path_factory.mktemp("page") / "conflicts.html"
+    ConflictExplorer(record, FEW).to_html(path)
+    with api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.errors, page.asked = [], []
+        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: page.errors.append(str(e)))
+        page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+        page.goto(path.as_uri())
+        page.wait_for_selector(".dkc svg")
+        page.view = lambda code: page.evaluate(f"(() => {{ const x = document.getElementById('dk-host').explorer; return {code}; }})()")
+        yield page
+        browser.close()
+
+
+def test_the_page_opens_without_network_and_without_errors(tab):
+    assert tab.errors == [] and tab.asked == []
+    assert tab.locator(".dkc section").count() == 6
+
+
+def test_words_of_a_record_are_shown_as_they_are(tab):
+    assert tab.locator("svg text", has_text="layer 1 <b>attention</b>").count() == 1 and tab.locator(".dkc b").count() == 0
+
+
+def test_a_pair_is_chosen_in_the_matrix_by_keyboard(tab):
+    tab.locator("g[role=button][tabindex='0']", has=tab.locator("rect")).nth(2).focus()
+    tab.keyboard.press("Enter")
+    assert tab.view("x.state.pair") == ["ce", "planning"]
+    assert tab.locator("svg text", has_text="ce · planning: fired in").count() == 1
+
+
+def test_the_slider_goes_through_the_steps_and_says_where_it_is(tab):
+    tab.view("x.go(0)")
+    tab.locator("input[type=range]").focus()
+    tab.keyboard.press("ArrowRight")
+    assert "Step 2:" in tab.locator(".live").inner_text() and tab.view("x.state.at") == 1
+
+
+def test_a_gap_of_the_record_is_a_gap_of_the_curve(tab):
+    paths = tab.locator("svg").first.locator("path").evaluate_all("nodes => nodes.map(n => (n.getAttribute('d').match(/M/g) || []).length)")
+    assert set(paths[:3]) == {2}
+
+
+def test_a_tip_moves_by_keyboard_and_the_numbers_follow(tab):
+    tip = tab.locator("circle[role=slider]").nth(1)
+    before = tip.get_attribute("aria-valuetext")
+    tip.focus()
+    tab.keyboard.press("ArrowUp")
+    after = tab.locator("circle[role=slider]").nth(1).get_attribute("aria-valuetext")
+    assert before != after and tab.evaluate("document.activeElement.dataset.arm") == "1"
+
+
+def test_the_browser_projects_as_the_library_does(tab):
+    for seed in range(12):
+        J = gradients(seed, 3)[:, :2]
+        weights, _ = agp_weights(torch.tensor(J @ J.T), permutation=[0, 1])
+        found = tab.view(f"x.agp({J[0].tolist()}, {J[1:].tolist()}, [0, 1]).result")
+        assert found == pytest.approx((weights.numpy() @ J).tolist(), rel=1e-9, abs=1e-9)
+
+
+def test_another_step_is_drawn_within_50_ms(tab):
+    times = tab.view("Array.from({length: 9}, (_, i) => { const t = performance.now(); x.go(5 + i); document.body.getBoundingClientRect(); return performance.now() - t; })")
+    assert sorted(times)[4] < 50
+
+
+def test_the_picture_is_a_png_with_something_on_it(tab):
+    shades = tab.evaluate("document.getElementById('dk-host').explorer.picture().then(c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size)")
+    assert shades > 40
+
+
+def test_a_record_opens_at_the_step_and_pair_that_were_asked_for(record):
+    explorer = ConflictExplorer(record, FEW, step=7, pair=("perception", "planning"))
+    assert explorer.view == {"step": 7, "pair": ["perception", "planning"]}
+    with pytest.raises(ValueError, match="no step 12"): ConflictExplorer(record, FEW, step=12)
+    with pytest.raises(ValueError, match="no pair"): ConflictExplorer(record, FEW, pair=("ce", "braking"))
+
+
+def test_an_executed_notebook_keeps_a_picture_and_a_summary(record):
+    shown = ConflictExplorer(record, FEW).static()._repr_html_()
+    assert 'sandbox="allow-scripts"' in shown and "37 steps" in shown and "<script" not in shown and "<img" in shown
