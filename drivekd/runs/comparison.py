@@ -176,7 +176,7 @@ def teach(
     args = DistillationConfig(
         output_dir=str(folder), recipe=to_dict(recipe), max_steps=steps, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
         learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, seed=seed, data_seed=seed, use_cpu=device == "cpu", bf16=bf16,
-        train_sampling_strategy="sequential", logging_strategy="no", save_strategy="no", report_to="none")  # telemetry.jsonl holds every step
+        train_sampling_strategy="sequential", logging_strategy="no", log_blocks=10, save_strategy="no", report_to="none")  # telemetry.jsonl holds every step
     used = {c.name: teachers[c.name] for c in recipe.capabilities}
     return distill(student, used, plan, args).metrics
 
