@@ -378,6 +378,7 @@ def prepare(
     notebook: str | Path,
     values: Mapping[str, Any],
     texts: Mapping[str, str],
+    identified: bool = True,  # hash code and data; False: only check
 ) -> Plan:
     "Find the notebook and check its parameters."
     path = find_notebook(str(notebook))
@@ -386,7 +387,7 @@ def prepare(
     for name in [*values, *texts]:
         if redact(str(parameters[name]), secret_values())[1]:
             raise RunError(f"the value of parameter {name} looks like an access key, and parameters are written into the notebook; put it into the environment instead")
-    return Plan(path, _shown_as(path), source, parameters, {n: parameters[n] for n in [*values, *texts]}, identity(source, parameters, _root()))
+    return Plan(path, _shown_as(path), source, parameters, {n: parameters[n] for n in [*values, *texts]}, identity(source, parameters, _root()) if identified else "")
 
 # %% ../../nbs/api/runs/00_runner.ipynb #5fdfeece
 def _stripped(source: dict) -> dict:
@@ -534,6 +535,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="DIR", help="run folder (default: outputs/NAME, numbered if taken)")
     p.add_argument("--force", action="store_true", help="replace an earlier run in --out")
     p.add_argument("--resume", action="store_true", help="go on with an unfinished run in --out; a finished one is kept")
+    p.add_argument("--replace-outdated", action="store_true", help="with --resume: a run of other code, data or parameters in --out is replaced")
     p.add_argument("--timeout", metavar="SECONDS", type=float, help="stop the whole run after this time")
     p.add_argument("--show", action="store_true", help="list the notebook's parameters and stop")
     return p
@@ -578,7 +580,7 @@ def main(
         if args.resume and not args.out: raise RunError("--resume needs --out, the folder of the run that is to go on")
         values = read_yaml(args.file) if args.file else {}
         with _signals_interrupt():
-            result = run(args.notebook, values, args.out, args.timeout, texts=split_pairs(args.pairs), force=args.force, resume=args.resume)
+            result = run(args.notebook, values, args.out, args.timeout, texts=split_pairs(args.pairs), force=args.force or args.replace_outdated, resume=args.resume)
     except RunError as e:
         print(f"drivekd run: {sentence(str(e))}", file=sys.stderr)
         return 2
