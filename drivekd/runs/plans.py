@@ -54,6 +54,7 @@ _KEYS = ("name", "notebook", "parameters", "grid", "runs", "seeds", "timeout", "
 
 def _slug(value: Any) -> str:
     "A value as part of a folder's name."
+    if isinstance(value, (int, float)): return str(value)
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value)).strip("-.") or "none"
 
 # %% ../../nbs/api/runs/04_plans.ipynb #afb22259
