@@ -112,7 +112,7 @@ def widget(self: ConflictExplorer):
 
 def _make_widget(explorer: ConflictExplorer):
     "An anywidget with the record as bytes; imported here, because only Jupyter's users have it."
-    try: import anywidget, traitlets
+    try: import anywidget; import traitlets
     except ImportError: raise ImportError("a live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
 
     class ConflictWidget(anywidget.AnyWidget):
