@@ -40,7 +40,7 @@ notebooks: $(READY)
 	export OMP_NUM_THREADS=1  # two workers share the cores
 	nbdev_test --n_workers 2 --timing
 pytest: $(READY)
-	@pytest
+	@pytest -n 2 --dist loadfile
 
 lab: $(READY) ## JupyterLab on the notebooks, with this .venv as kernel (more flags: LAB='--no-browser')
 	@jupyter lab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)

@@ -1,4 +1,4 @@
-"Replies are read for what they mean; silence and contradiction are no answer; counts are counts."
+"Counts are counts: an unclear reply is wrong, models are compared on the same questions, splits share no frame."
 import math
 from types import SimpleNamespace
 
@@ -10,116 +10,22 @@ from drivekd.data.records import VQARecord
 from drivekd.distill.losses import answer_cross_entropy, answer_positions
 from drivekd.models.batching import Batcher
 from drivekd.study.benchmark import ALL, Row, answer_losses, compare, is_closed, moment, score, summarise
-from drivekd.study.choices import LETTERS, closed_form, parse_options, read_choice, read_yes_no
+from drivekd.study.choices import LETTERS
 from drivekd.study.heldout import frame_groups, lessons, pick, split_frames
-
-MOVING = {"A": "Going ahead.", "B": "Stopped.", "C": "Turn left.", "D": "Turn right."}
-BEHAVIOUR = {"A": "The ego vehicle is going straight. The ego vehicle is driving fast.", "B": "The ego vehicle is going straight. The ego vehicle is driving slowly.",
-             "C": "The ego vehicle is slightly steering to the left. The ego vehicle is driving fast.", "D": "The ego vehicle is steering to the left. The ego vehicle is driving slowly."}
-
-REPLIES = [  # options, reply, letter meant
-    # a bare letter in all its clothes
-    (MOVING, "B", "B"), (MOVING, "b", "B"), (MOVING, "B.", "B"), (MOVING, "(b)", "B"), (MOVING, "(B)", "B"), (MOVING, "b)", "B"), (MOVING, "[B]", "B"), (MOVING, " B \n", "B"),
-    (MOVING, "**B**", "B"), (MOVING, "`C`", "C"), (MOVING, "{D}", "D"), (MOVING, "Ｂ", "B"), (MOVING, "B:", "B"), (MOVING, "\"B\"", "B"), (MOVING, "$\\boxed{B}$", "B"),
-    (MOVING, "\\boxed{\\text{C}}", "C"), (MOVING, "<answer>D</answer>", "D"), (MOVING, "Option B", "B"), (MOVING, "option c.", "C"), (MOVING, "Choice (D)", "D"),
-    # a letter with words
-    (MOVING, "B. Stopped.", "B"), (MOVING, "B: Stopped", "B"), (MOVING, "B - Stopped", "B"), (MOVING, "B) Stopped.", "B"), (MOVING, "B Stopped.", "B"), (MOVING, "(B) Stopped.", "B"),
-    (MOVING, "B\nThe car has its brake lights on.", "B"), (MOVING, "B. The object is a van", "B"), (MOVING, "D, because its right indicator is on.", "D"),
-    (MOVING, "A. Going ahead.", "A"), (MOVING, "A", "A"), (MOVING, "A, since it keeps its lane", "A"),
-    # the project's own templates
-    (MOVING, "Final: B. Stopped.\nObject: grey car\nPosition & orientation: front, back visible", "B"), (MOVING, "Final: {B. Stopped.}", "B"), (MOVING, "Final: {B}", "B"),
-    (MOVING, "Final: C. Turn left.", "C"), (MOVING, "FINAL - (B)", "B"), (MOVING, "Final: Turn left.", "C"), (MOVING, "Final: B. Stop", "B"),
-    (BEHAVIOUR, "Final: C. The ego vehicle is slightly steering", "C"),
-    # a statement after much talk
-    (MOVING, "It is a car with a blinking light; the answer is C", "C"), (MOVING, "A car is seen in front. The answer is D.", "D"), (MOVING, "The correct answer is: (B)", "B"),
-    (MOVING, "Answer: B", "B"), (MOVING, "**Answer:** B. Stopped.", "B"), (MOVING, "Final answer: C", "C"), (MOVING, "The correct option is D.", "D"), (MOVING, "The answer should be B", "B"),
-    (MOVING, "I'd say D", "D"), (MOVING, "I would choose C.", "C"), (MOVING, "I think it's B.", "B"), (MOVING, "So B.", "B"), (MOVING, "Therefore, option D is correct.", "D"),
-    (MOVING, "A. Going ahead. B. Stopped. C. Turn left. D. Turn right. Answer: B", "B"),
-    (MOVING, "The options are A, B, C and D. The brake lights are on. The answer is B.", "B"),
-    # denial
-    (MOVING, "B, not A", "B"), (MOVING, "Not A, but B", "B"), (MOVING, "The answer is not A. It is B.", "B"), (MOVING, "A is wrong, so D.", "D"), (MOVING, "B rather than C", "B"),
-    (MOVING, "It isn't A; it is C.", "C"), (MOVING, "Neither A nor B, so C", "C"), (MOVING, "I exclude A. B.", "B"),
-    # the option's words
-    (MOVING, "Turn right.", "D"), (MOVING, "The object is going ahead.", "A"), (MOVING, "stopped", "B"), (MOVING, "It is not going ahead, it is stopped.", "B"),
-    (BEHAVIOUR, "The ego vehicle is going straight. The ego vehicle is driving slowly.", "B"),
-    (BEHAVIOUR, "The ego vehicle is slightly steering to the left. The ego vehicle is driving fast.", "C"),
-    ({"A": "Keep going at the same speed.", "B": "Slow down."}, "the ego vehicle should slow down", "B"),
-    ({"A": "Turn left.", "B": "Slightly turn left."}, "Slightly turn left.", "B"), ({"A": "Yes.", "B": "No."}, "No.", "B"), ({"A": "20", "B": "120"}, "120", "B"),
-    # nothing, several, or a contradiction
-    (MOVING, "", None), (MOVING, "   \n", None), (MOVING, "A car is turning.", None), (MOVING, "a car", None), (MOVING, "I do not know.", None), (MOVING, "A or B", None), (MOVING, "A/B", None),
-    (MOVING, "Both A and C", None), (MOVING, "A, B, C, D", None), (MOVING, "E", None), (MOVING, "None of the above", None), (MOVING, "Neither A nor B.", None),
-    (MOVING, "A. Going ahead. B. Stopped. C. Turn left. D. Turn right.", None), (MOVING, "Final: A or B", None), (MOVING, "Final: B. Turn left.", None), (MOVING, "B. Turn left.", None),
-    (MOVING, "The answer is A. The answer is B.", None), (MOVING, "<c1,CAM_BACK,0.5,0.5>", None), (MOVING, "The class of the bus is unknown", None), (MOVING, "Turn left or turn right.", None),
-    (BEHAVIOUR, "The ego vehicle is going straight.", None), (MOVING, "\ufffd\ufffd\x00", None), (MOVING, "The left turn light of a sedan blinks", None), (MOVING, "ABCD", None),
-    (MOVING, "I am a language model", None), (MOVING, "The answer is not A.", None), (MOVING, "Not A.", None), (MOVING, "Vitamin D-rich road", None), (MOVING, "C'est la vie", None),
-]
-
-
-@pytest.mark.parametrize(("options", "reply", "letter"), REPLIES, ids=[r[:40] for _, r, _ in REPLIES])
-def test_a_reply_is_read_for_the_letter_it_means(options, reply, letter):
-    assert read_choice(reply, options) == letter
-
-
-def test_the_table_of_replies_is_long_and_does_not_favour_a_letter():
-    assert len(REPLIES) >= 100 and {letter for _, _, letter in REPLIES} == {*"ABCD", None}
-
-
-def test_options_may_be_given_as_a_list():
-    assert read_choice("Final: B. Slow.", ["Fast.", "Slow."]) == "B"
-
-
-@pytest.mark.parametrize("letter", "ABCD")
-def test_every_letter_is_read_alike(letter):
-    for form in ("{}", "({})", "Final: {}.", "The answer is {}", "Option {}", "{}, because of the lights", "**{}.**", "Final: {{{}}}"):
-        assert read_choice(form.format(letter), MOVING) == letter, form
-
-
-def test_a_long_reply_is_read_quickly():
-    assert read_choice("the car is a " * 20_000 + "The answer is B", MOVING) == "B"
-    assert read_choice("A" * 200_000, MOVING) is None
-
-
-@pytest.mark.parametrize(("reply", "read"), [
-    ("Yes.", "yes"), ("no", "no"), ("No, it is not.", "no"), ("Final: No.", "no"), ("**Yes**", "yes"), ("The answer is yes.", "yes"), ("yes or no", None), ("Yes and no.", None), ("", None), ("nothing", None),
-    ("No such action.", None), ("not sure", None), ("north", None), ("Yes, it is a sign; no doubt.", "yes")])
-def test_yes_and_no_are_words_not_letters(reply, read):
-    assert read_yes_no(reply) == read
-
-
-# options in questions
-
-@pytest.mark.parametrize(("question", "options"), [
-    ("How? A. Going ahead. B. Stopped.", {"A": "Going ahead.", "B": "Stopped."}), ("How?\nA) red\nB) green\nAnswer with the letter.", {"A": "red", "B": "green"}),
-    ("How? (A) red (B) green (C) blue", {"A": "red", "B": "green", "C": "blue"}), ("Is object A. moving?", {}), ("How? A. x C. y", {}), ("", {}), ("<c1,CAM_FRONT,0.1,0.2> moves? A: x B: y", {"A": "x", "B": "y"}),
-    ("Object A. is a car. How does it move? A. ahead B. back C. left D. right E. not", dict(zip("ABCDE", ("ahead", "back", "left", "right", "not"))))])
-def test_options_are_found_in_the_question(question, options):
-    assert parse_options(question) == options
 
 
 def record(question="?", answer="B", id="q", capability="perception", images=(), **meta):
     return VQARecord(id, images, (Turn("user", question), Turn("assistant", answer)), capability, (), "drivekd", 0, meta)
 
 
-def test_the_world_says_its_letter_and_other_files_write_it():
-    assert closed_form(record("How?", "Final: C. x", options=["u", "v", "x"], letter="C")).truth == "C"
-    form = closed_form(record("How? A. Fast. B. Slow.", "B"))
-    assert (form.way, form.truth, form.chance) == ("choice", "B", 0.5)
-
-
-@pytest.mark.parametrize("answer", ["No such action will lead to a collision.", "Keep going.", "Yes, there is a car.", "North"])
-def test_open_questions_are_not_scored(answer):
-    assert closed_form(record("What?", answer)).way == "open" and not is_closed(record("What?", answer))
-
-
-def test_a_choice_whose_true_letter_cannot_be_read_is_open():
-    assert closed_form(record("How? A. Fast. B. Slow.", "medium")).way == "open"
-    assert closed_form(record("How? A. Fast. B. Slow.", "C")).way == "open"
-
-
 # counting
 
 def rows(right, truth="A", unread=()):
     return [Row(f"q{i}", ("perception", "planning")[i % 2], "k", "choice", "?", "", truth, None if i in unread else truth if ok else "B", 0.25, f"f{i // 4}") for i, ok in enumerate(right)]
+
+
+def test_only_questions_with_one_right_answer_are_closed():
+    assert is_closed(record("Is it a sign?", "No.")) and not is_closed(record("What?", "Keep going."))
 
 
 def test_an_unclear_reply_is_wrong_and_counted():

@@ -40,28 +40,42 @@ def _run_from(markers: Sequence[re.Match], start: int) -> list[re.Match]:
 
 # %% ../../nbs/api/study/00a_choices.ipynb #94499faa
 def _plain(reply: str) -> str:
-    "Full-width signs, mark-up and LaTeX boxes away; one kind of blank."
-    text = unicodedata.normalize("NFKC", reply)
-    text = re.sub(r"\\(?:boxed|text|textbf|mathrm)\b|</?[a-z]+>|[*_`#${}\[\]\"“”]", " ", text)
-    return re.sub(r"[^\S\n]+", " ", text.replace("’", "'")).strip()
+    "What is said, without thoughts, full-width signs, mark-up and boxes; one kind of blank."
+    said = re.split(r"</think(?:ing)?>", reply, flags=re.I)[-1]
+    said = re.split(r"<think(?:ing)?>", said, maxsplit=1, flags=re.I)[0]
+    text = unicodedata.normalize("NFKC", re.sub(r"~~[^~\n]{0,200}~~", " ", said)).replace("’", "'").replace("‘", "'")
+    text = re.sub(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf)\b|</?[a-z]+>|[*_`#${}\[\]\"“”【】「」『』]", " ", text)
+    text = re.sub(r"(?<![\w'])'([^'\n]{1,80})'(?!\w)", r" \1 ", text)
+    return re.sub(r"[^\S\n]+", " ", text).strip()
 
-
-_BEFORE = r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bexclude|\bagainst)(?: (?:be|the|an?|really|option|choice|answer|letter|it's|it is))* $"
-_AFTER = r"^\W{0,2} ?(?:(?:is|are|was|would be|can be|seems|looks) (?:not|wrong|incorrect|false|ruled out|excluded|impossible|unlikely)|(?:isn't|cannot be|can't be)|(?:wrong|incorrect|false)\b)"
+# %% ../../nbs/api/study/00a_choices.ipynb #f267cf1e
+_DENIAL = (
+    r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bagainst|\bchanged from"
+    r"|\bexclud\w+|\beliminat\w+|\bdiscard\w*|\brul\w+ out|\b(?:anything|everything|all) but)")
+_FILLER = r"(?: (?:be|the|an?|really|both|option|options|choice|answer|letter|it's|it is|\(?[A-H]\)?,?|and|or|nor))*"
+_BEFORE = re.compile(rf"{_DENIAL}{_FILLER} $", re.I)
+_AFTER = re.compile(
+    r"(?:(?:,?(?: and| or)? \(?[A-H]\)?){1,7} (?=are\b))?\W{0,2} ?"  # B, C and D are …
+    r"(?:(?:is|are|was|would be|can be|seems|looks) (?:both |all )?"
+    r"(?:not|out|wrong|incorrect|false|ruled out|excluded|eliminated|impossible|unlikely)"
+    r"|(?:isn't|cannot be|can't be)|(?:wrong|incorrect|false)\b)", re.I)
 
 
 def _denied(text: str, start: int, end: int) -> bool:
-    "Whether the words around a mention say that it is not meant."
-    return bool(re.search(_BEFORE, re.sub(r"[(]$", "", text[:start]), re.I) or re.search(_AFTER, text[end:], re.I))
+    "Whether the words around a mention say that it is not meant (80 characters are looked at, so that long replies are read quickly)."
+    return bool(_BEFORE.search(text[max(0, start - 80):start].removesuffix("(")) or _AFTER.match(text[end:end + 80]))
 
-# %% ../../nbs/api/study/00a_choices.ipynb #2c2162ec
+# %% ../../nbs/api/study/00a_choices.ipynb #815b3c5c
 _LETTER = re.compile(r"(?<![A-Za-z0-9'-])(?:\((?P<round>[A-Ha-h])\)|(?P<small>[a-h])(?=[.):](?:\s|$))|(?P<alone>[A-H])(?![A-Za-z0-9'_-]))")
 _NAMED = re.compile(r"\b(?:option|choice|letter|answer)s? ?\(?(?P<named>[A-Ha-h])\b(?!')", re.I)
+_NAME = re.compile(
+    r"\b(?:lane|plan|road|route|street|exit|gate|zone|vehicle|car|truck|object|point|type|class|grade|level|group|vitamin) $", re.I)
 
 
 def _article(text: str, m: re.Match) -> bool:
     "Whether an A is the article of the next word."
-    return m[0] == "A" and bool(re.match(r" [a-z]", text[m.end():])) and not re.match(r" (?:is|was|seems|because|since|as|and|or|but|for)\b", text[m.end():])
+    after = text[m.end():m.end() + 12]
+    return m[0] == "A" and bool(re.match(r" [a-z]", after)) and not re.match(r" (?:is|was|seems|because|since|as|and|or|but|for)\b", after)
 
 
 def _letters(
@@ -69,17 +83,36 @@ def _letters(
     allowed: Sequence[str],  # letters that exist
 ) -> set[str]:  # letters meant
     "All letters that a piece of text names and does not deny."
-    found = [*(m for m in _LETTER.finditer(text) if not _article(text, m)), *_NAMED.finditer(text)]
-    named = {next(g for g in m.groups() if g).upper() for m in found if not _denied(text, *m.span())}
+    found = [m for m in _LETTER.finditer(text) if not _article(text, m) and not _NAME.search(text[max(0, m.start() - 12):m.start()])]
+    named = {next(g for g in m.groups() if g).upper() for m in [*found, *_NAMED.finditer(text)] if not _denied(text, *m.span())}
     return named & set(allowed)
 
 # %% ../../nbs/api/study/00a_choices.ipynb #18cfd638
+def _stem(word: str) -> str:
+    "A word without -ing, -ed, -s, -ly and the doubled letter before them."
+    bare = re.sub(r"(?<=..)(?:ing|ed|es|s|ly|e)$", "", word)
+    if len(bare) < 3 and bare != "go": return word
+    return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
+
+
 _WORD = re.compile(r"[a-z0-9']+")
 
 
-def _words(text: str) -> str:
-    "Small letters, digits and single blanks, with a blank at both ends."
-    return f" {' '.join(_WORD.findall(_plain(text).lower()))} "
+def _words(text: str) -> list[str]:
+    "Small letters and digits."
+    return _WORD.findall(_plain(text).lower())
+
+# %% ../../nbs/api/study/00a_choices.ipynb #48ba1dd2
+def _places(sought: Sequence[str], words: Sequence[str]) -> list[tuple[int, int]]:
+    "Where a run of words occurs."
+    n = len(sought)
+    return [(i, i + n) for i in range(len(words) - n + 1) if words[i] == sought[0] and list(words[i:i + n]) == list(sought)] if n else []
+
+
+def _with_longer(found: set[str], stems: set[str], options: Mapping[str, str]) -> set[str]:
+    "Options found, with those that say more and whose words are all there in another order: then it is unclear which is meant."
+    told = {letter: {_stem(w) for w in _words(option)} for letter, option in options.items()}
+    return found | {longer for longer in options for letter in found if told[letter] < told[longer] <= stems}
 
 
 def _texts(
@@ -87,20 +120,64 @@ def _texts(
     options: Mapping[str, str],  # text by letter
 ) -> set[str]:  # letters whose text occurs and is not denied
     "Options that are repeated in words."
-    reply, spans = _words(text), {}
+    said = _words(text)
+    stems, spans = [_stem(w) for w in said], {}
+    around = lambda i, j: (" ".join(said[max(0, i - 12):i]) + " ", " ".join(said[j:j + 12]))
     for letter, option in options.items():
-        words = _words(option)
-        at = [m.start() for m in re.finditer(f"(?={re.escape(words)})", reply)] if words.strip() else []
-        spans[letter] = [(i, i + len(words)) for i in at if not _denied(reply, i + 1, i + len(words) - 1)]
+        found = _places([_stem(w) for w in _words(option)], stems)
+        spans[letter] = [p for p in found if not _BEFORE.search(around(*p)[0]) and not _AFTER.match(around(*p)[1])]
     everything = [s for found in spans.values() for s in found]
     inside = lambda s: any(o[0] <= s[0] and s[1] <= o[1] and o != s for o in everything)
-    return {letter for letter, found in spans.items() if any(not inside(s) for s in found)}
+    return _with_longer({letter for letter, found in spans.items() if any(not inside(s) for s in found)}, set(stems), options)
 
 # %% ../../nbs/api/study/00a_choices.ipynb #e308f759
+_SMALL = frozenset("a an the is are be it its to of in at on and with as that this will should".split())
+_NEGATION = frozenset(_stem(w) for w in "not no never neither nor without isn't doesn't won't cannot can't don't shouldn't".split())
+
+
+def _covered(text: str, options: Mapping[str, str]) -> set[str]:
+    "Options whose own words all occur, in any order."
+    said = {_stem(w) for w in _words(text)}
+    told = {letter: {_stem(w) for w in _words(option)} - _SMALL for letter, option in options.items()}
+    shared = set.intersection(*told.values())
+    own = {letter: words - shared for letter, words in told.items()}
+    found = {k: words for k, words in own.items() if len(words) > 2 and words <= said and not (said - words) & _NEGATION}
+    return {k for k, words in found.items() if not any(words < others for others in found.values())}
+
+# %% ../../nbs/api/study/00a_choices.ipynb #b5a7ac53
+_LEADING = re.compile(
+    r"^[\W_]*(?:(?:option|choice|letter) )?\(?([A-Ha-h])"
+    r"(?=$|\s*$|[.,:;)!?\n/&]| [-–—(=]| (?:because|since|as|is|and|or)\b)")
+_PLACE = re.compile(
+    r"\b(?:(first|second|third|fourth|fifth|last) (?:option|choice|answer)|(?:option|choice|answer) (?:number )?([1-8]))\b", re.I)
+_COUNT = ("first", "second", "third", "fourth", "fifth")
+
+
+def _counted(text: str, options: Mapping[str, str]) -> set[str]:
+    "Options that are named by their place: the second option, option 2."
+    found = [m for m in _PLACE.finditer(text) if not _denied(text, *m.span())]
+    last = len(options) - 1
+    places = [int(m[2]) - 1 if m[2] else last if m[1].lower() == "last" else _COUNT.index(m[1].lower()) for m in found]
+    return {list(options)[i] for i in places if i < len(options)}
+
+
+def _read_piece(text: str, options: Mapping[str, str]) -> set[str]:
+    "Letters that a piece of text means: one if it is clear."
+    lead, letters, texts = _LEADING.match(text), _letters(text, tuple(options)), _texts(text, options)
+    if lead and lead[1].upper() in options and not _denied(text, *lead.span(1)): letters |= {lead[1].upper()}
+    if len(letters) == 1 and texts and not letters & texts: return letters | texts
+    return letters or texts or _covered(text, options) or _counted(text, options)
+
+# %% ../../nbs/api/study/00a_choices.ipynb #dbc1b37b
 _STATED = (
     re.compile(r"\bfinal(?: answer| choice)?(?: is)? ?[:=-] ?", re.I),
-    re.compile(r"\b(?:answer|choice|option|selection|prediction)(?: (?:should|must|would) be| is| was)? ?(?:[:=-] ?|(?<=is) |(?<=be) |(?<=was) )(?:option |choice |letter )?", re.I),
-    re.compile(r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|say|answer|go with|think it(?:'s| is))|it(?:'s| is) (?:option|choice)|so|therefore|thus|hence),?:? (?=\(?[A-H]\b)", re.I),
+    re.compile(
+        r"\b(?<!each )(?<!every )(?:answer|choice|option|selection|prediction)(?: (?:should|must|would) be| is| was)? ?"
+        r"(?:[:=-] ?|(?<=is) |(?<=be) |(?<=was) )(?:option |choice |letter )?", re.I),
+    re.compile(
+        r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|say|answer|go with|think it(?:'s| is))|it(?:'s| is) (?:option|choice)"
+        r"|(?:that|this|which) leaves(?: only)?|lean(?:ing)? towards?|settle on|most likely|so|therefore|thus|hence)"
+        r",?:? (?=(?:option )?\(?[A-H]\b)", re.I),
 )
 
 
@@ -110,16 +187,63 @@ def _statements(text: str, pattern: re.Pattern) -> Iterator[str]:
     for m, end in zip(found, [*(n.start() for n in found[1:]), len(text)]):
         yield text[m.end():end].strip().split("\n")[0]
 
-# %% ../../nbs/api/study/00a_choices.ipynb #a7d4a8c1
-_LEADING = re.compile(r"^[\W_]*(?:(?:option|choice|letter) )?\(?([A-Ha-h])(?=$|\s*$|[.,:;)!?\n/&]| [-–—(=]| (?:because|since|as|is|and|or)\b)")
+
+def _meaning(text: str, options: Mapping[str, str]) -> set[str]:
+    "Letters that a text means, by its statements or as a whole."
+    for pattern in _STATED:
+        meant = set().union(*(_read_piece(piece, options) for piece in _statements(text, pattern)))
+        if meant: return meant
+    return _read_piece(text, options)
+
+# %% ../../nbs/api/study/00a_choices.ipynb #2efb56bb
+def _without_list(text: str, options: Mapping[str, str]) -> str:
+    "A plain text without verbatim repetitions of all options."
+    items = (rf"\(?{letter}\)?[.):]? ?{re.escape(_plain(option).rstrip('.'))}[.;,]?" for letter, option in options.items())
+    return re.sub(r"\s*(?:- )?".join(items), " ", text, flags=re.I).strip()
 
 
-def _read_piece(text: str, options: Mapping[str, str]) -> set[str]:
-    "Letters that a piece of text means: one if it is clear."
-    lead, letters, texts = _LEADING.match(text), _letters(text, tuple(options)), _texts(text, options)
-    if lead and lead[1].upper() in options and not _denied(text, *lead.span(1)): letters |= {lead[1].upper()}
-    if len(letters) == 1 and texts and not letters & texts: return letters | texts
-    return letters or texts
+_ITEM = re.compile(r"[*_>-]{0,4} {0,4}(?:\[.\] ?)?[*_]{0,4}\(?([A-H])(?=[).:*\s]|$)")
+_TICK = re.compile(r"[✓✔✅☑]|\[[xX]\]|\*\*|[\[(](?:correct|right)[\])]", re.I)
+_VERDICT = re.compile(r"(?<![A-Za-z0-9])\(?([A-H])\)?[.:)]? *[-:=]? *(yes|no|true|false|correct|incorrect|right|wrong)\b", re.I)
+
+
+def _ticked(
+    reply: str,  # with its mark-up
+    options: Mapping[str, str],
+) -> set[str]:
+    "The one option of a list that is marked, or said to be right while others are said to be wrong."
+    lines = [(m[1], bool(_TICK.search(line))) for line in reply.splitlines() if (m := _ITEM.match(line.strip())) and m[1] in options]
+    marked = {letter for letter, tick in lines if tick}
+    if len({letter for letter, _ in lines}) == len(options) and len(marked) == 1: return marked
+    said = [(m[1].upper(), m[2].lower()) for m in _VERDICT.finditer(_plain(reply))]
+    verdicts = [(letter, verdict in ("yes", "true", "correct", "right")) for letter, verdict in said if letter in options]
+    good = {letter for letter, verdict in verdicts if verdict}
+    return good if len(good) == 1 and len({letter for letter, _ in verdicts}) > 1 else set()
+
+# %% ../../nbs/api/study/00a_choices.ipynb #bbdf4a42
+_TURN = re.compile(
+    r"(?:^|[.,;:!?…\n] *)(?:hmm+[,. ]*)?(?:wait|no|sorry|oops)\b *[,.:;…!-]+|\bactually\b,?|\bcorrection\b *:?|\bi mean(?:t)?\b"
+    r"|\bscratch that\b|\bmy mistake\b|\bon (?:second thought|reflection|closer (?:look|inspection))\b|"
+    r"\blet me (?:double-?check|check again|re-?check|reconsider|re-?examine|re-?think|think again|correct)\b", re.I)
+_IMPRESSION = re.compile(
+    r"\b(?:at first|initially|first (?:guess|impression|glance|thought)|i thought|looks? like|seems?|appears?|one (?:might|may|could) think)\b"
+    r"[^\n]{0,200}?\b(?:but|however|yet)\b", re.I)
+_DOUBT = re.compile(r"\b(?:might|may|could|maybe|perhaps|possibl[ey]|also|or)\b", re.I)
+
+
+def _corrections(text: str) -> list[str]:
+    "What follows each correction, the last first."
+    ends = sorted((m.end() for pattern in (_TURN, _IMPRESSION) for m in pattern.finditer(text)), reverse=True)
+    return [text[end:] for end in ends[:8]]  # a reply that turns more often has no end
+
+# %% ../../nbs/api/study/00a_choices.ipynb #138e1a51
+def _all_meant(reply: str, options: Mapping[str, str]) -> set[str]:
+    "Letters that a reply means in the end."
+    if ticked := _ticked(reply, options): return ticked
+    text = _without_list(_plain(reply), options)
+    for rest in _corrections(text):
+        if (meant := _meaning(rest, options)) and not _DOUBT.search(rest): return meant
+    return _meaning(text, options)
 
 
 def read_choice(
@@ -127,25 +251,25 @@ def read_choice(
     options: Mapping[str, str] | Sequence[str],  # text by letter, or texts in order
 ) -> str | None:  # a letter, or None if none or several are meant
     "The option a reply means (our rules)."
-    options = dict(options) if isinstance(options, Mapping) else dict(zip(LETTERS, options))
-    text = _plain(reply)
-    for pattern in _STATED:
-        read = [_read_piece(piece, options) for piece in _statements(text, pattern)]
-        meant = set().union(*read)
-        if meant: return meant.pop() if len(meant) == 1 else None
-    meant = _read_piece(text, options)
+    meant = _all_meant(reply, dict(options) if isinstance(options, Mapping) else dict(zip(LETTERS, options)))
     return meant.pop() if len(meant) == 1 else None
 
-# %% ../../nbs/api/study/00a_choices.ipynb #dbc1b37b
+# %% ../../nbs/api/study/00a_choices.ipynb #5febed39
+_YES_NO = re.compile(
+    r"\b(?:(?P<yes>yes|yeah|yep|yup)|(?P<no>nope|nah|no(?!\. ?\d)"  # No. 5 is a number
+    r"(?=\s*(?:$|[.,;:!?)…–—\n-]|(?:it|this|that|there|the|they|he|she|i|we|you|because|since|as|but)\b))))\b(?!-)", re.I)
+
+
 def read_yes_no(
     reply: str,  # of a model
 ) -> str | None:  # "yes", "no" or None
-    "Yes or no, if the reply begins with one of them or holds only one."
+    "Yes or no, if the reply begins with one of them, ends with a correction, or holds only one."
     text = _plain(reply).lower()
-    if re.match(r"\W*(yes and no|yes or no|no or yes)\b", text): return None
-    if lead := re.match(r"\W*(yes|no)\b(?! (?:such|one|idea|matter|longer))", text): return lead[1]
-    found = set(re.findall(r"\b(yes|no)\b(?! (?:such|one|idea|matter|longer))", text))
-    return found.pop() if len(found) == 1 else None
+    if re.search(r"\b(?:yes (?:and|or|nor) no|no (?:and|or|nor) yes)\b", text): return None
+    meant = [{m.lastgroup for m in _YES_NO.finditer(part)} for part in (*(c for c in _corrections(text) if not _DOUBT.search(c)), text)]
+    if lead := _YES_NO.match(text.lstrip("(>-:.,! ")): meant.insert(-1, {lead.lastgroup})
+    first = next(filter(None, meant), set())
+    return first.pop() if len(first) == 1 else None
 
 # %% ../../nbs/api/study/00a_choices.ipynb #a762a47f
 @dataclass(frozen=True)
