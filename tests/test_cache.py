@@ -75,8 +75,8 @@ def test_every_part_of_a_sample_is_in_its_key():
         value = getattr(other, field)
         value[0, 6] = ~value[0, 6] if value.dtype == torch.bool else value[0, 6] + 1
         keys.add(sample_key(other, 0))
-    for tiles in (["red"], ["blue"]):
-        batch.pixel_values, batch.encoded = torch.ones(1, 3, 4, 4), [SimpleNamespace(tiles=tiles)]
+    for digests in (["red"], ["blue"]):
+        batch.picture_inputs, batch.encoded = {"pixel_values": torch.ones(1, 3, 4, 4)}, [SimpleNamespace(digests=digests)]
         keys.add(sample_key(batch, 0))
     assert len(keys) == 6
 

@@ -107,8 +107,8 @@ def family_words(path: Path) -> list[str]:
     return [word for word in words if re.search(r"internvl|qwen|mllama|llava|^(model_type|vision_tower|multi_modal_projector|get_image_features|mm_encoder_outputs|image_token_id)$", word, re.I)]
 
 
-# builds the miniature from configs of its family, so it names that family; nothing else may
-BUILDS_A_FAMILY = {"drivekd.models.miniature"}
+# these build miniatures from configs of their families, so they name them; nothing else may
+BUILDS_A_FAMILY = {"drivekd.models.miniature", "drivekd.models.family_miniatures"}
 
 
 @each_module

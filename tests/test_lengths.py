@@ -25,7 +25,7 @@ def collate(chosen):
     ids, mask = pad(rows, 0), pad([torch.ones_like(row) for row in rows], 0)
     places = torch.arange(ids.shape[1]).expand_as(ids)
     SEEN.append((tuple(ids.shape), [s.id for s in chosen]))
-    return ToyBatch(input_ids=ids, pixel_values=None, attention_mask=mask, vision_mask=(places > 0) & (places < 5),
+    return ToyBatch(input_ids=ids, picture_inputs={}, attention_mask=mask, vision_mask=(places > 0) & (places < 5),
                     labels=torch.where((places >= mask.sum(1, keepdim=True) - 3) & mask.bool(), ids, -100),
                     capabilities=[s.capability for s in chosen], ids=[s.id for s in chosen])
 

@@ -12,7 +12,19 @@ from fake_endpoint import FakeEndpoint, drip, hang, reset, says, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivekd.study.endpoint import LOCAL, MOST_BYTES, Endpoint, EndpointError, Reply, RequestFailed, api_key, complete, retry_after, wait_before, within
+from drivekd.study.endpoint import (
+    LOCAL,
+    MOST_BYTES,
+    Endpoint,
+    EndpointError,
+    Reply,
+    RequestFailed,
+    api_key,
+    complete,
+    retry_after,
+    wait_before,
+    within,
+)
 from drivekd.study.judge_cache import ReplyCache, reply_key
 from drivekd.study.judge_prompts import about_tokens, messages_for, quoted
 from drivekd.study.judges import Case, over_runs, repeat

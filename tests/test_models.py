@@ -49,6 +49,9 @@ def logits(vlm, batch):
     with torch.no_grad(): return vlm.model(**batch.model_inputs()).logits
 
 
+def pixels(batch): return batch.picture_inputs["pixel_values"]
+
+
 def learned(batch, processor):
     "Text of what each sample learns."
     return [processor.tokenizer.decode(row[row >= 0]) for row in batch.labels]
@@ -67,7 +70,7 @@ def copy(checkpoint, tmp_path): return shutil.copytree(checkpoint, tmp_path / "c
 def test_a_saved_model_answers_bit_for_bit_as_before(student, checkpoint, some):
     back = load_vlm(checkpoint)
     ours, theirs = Batcher(student)(some), Batcher(back)(some)
-    assert torch.equal(ours.input_ids, theirs.input_ids) and torch.equal(ours.pixel_values, theirs.pixel_values)
+    assert torch.equal(ours.input_ids, theirs.input_ids) and torch.equal(pixels(ours), pixels(theirs))
     assert torch.equal(logits(student, ours), logits(back, theirs))
     assert back.name == str(checkpoint) and len(back.llm_layers) == len(back.attention_modules) == SIZES["student"]["text"]["num_hidden_layers"]
 
@@ -258,7 +261,7 @@ def test_a_prompt_ends_where_the_answer_would_begin(student, processor, some):
 def test_a_prompt_shows_only_the_pictures_of_its_question(student, pictures):
     turns = (Turn("user", "<image>One?"), Turn("assistant", "First."), Turn("user", "<image>Two?"), Turn("assistant", "Second."))
     batch = Batcher(student)([VQARecord("q", tuple(pictures[:2]), turns, None, (), "drivekd", 0)], prompt=True)
-    assert len(batch.pixel_values) * TOKENS == batch.vision_mask.sum()
+    assert len(pixels(batch)) * TOKENS == batch.vision_mask.sum()
 
 
 @pytest.mark.parametrize("tags", [TAGS, TAGS[:1] * 3, ()])
@@ -283,7 +286,7 @@ def test_a_sample_may_be_as_long_as_the_model_can_read(student):
 
 def test_every_picture_has_its_vision_tokens_between_its_markers(student, processor, some):
     batch, tokenizer = Batcher(student)(some), processor.tokenizer
-    assert batch.vision_mask.sum(1).tolist() == [0, TOKENS, 3 * TOKENS] and len(batch.pixel_values) == 4 and batch.ids == ["none", "one", "three"]
+    assert batch.vision_mask.sum(1).tolist() == [0, TOKENS, 3 * TOKENS] and len(pixels(batch)) == 4 and batch.ids == ["none", "one", "three"]
     assert torch.equal(batch.vision_mask, batch.input_ids == tokenizer.context_image_token_id)
     block = "<img>" + "<IMG_CONTEXT>" * TOKENS + "</img>"
     assert [tokenizer.decode(row).count(block) for row in batch.input_ids] == [0, 1, 3]
@@ -291,7 +294,7 @@ def test_every_picture_has_its_vision_tokens_between_its_markers(student, proces
 
 def test_a_batch_without_pictures_has_no_pixels(student, some):
     batch = Batcher(student)(some[:1])
-    assert batch.pixel_values is None and "pixel_values" not in batch.model_inputs() and logits(student, batch).isfinite().all()
+    assert batch.picture_inputs == {} and batch.model_inputs().keys() == {"input_ids", "attention_mask"} and logits(student, batch).isfinite().all()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -305,8 +308,8 @@ def test_padding_changes_no_logit_and_no_sample_sees_another_ones_pictures(stude
 
 def test_the_order_of_pictures_is_the_order_of_the_record(student, pictures):
     there, back = (Batcher(student)([record("Left?", "No.", images=order)]) for order in (pictures[:2], pictures[1::-1]))
-    alone = Batcher(student)([record("Left?", "No.", images=pictures[:1])]).pixel_values[0]
-    assert torch.equal(there.pixel_values[0], alone) and torch.equal(back.pixel_values[1], alone) and not torch.equal(there.pixel_values[1], alone)
+    alone = pixels(Batcher(student)([record("Left?", "No.", images=pictures[:1])]))[0]
+    assert torch.equal(pixels(there)[0], alone) and torch.equal(pixels(back)[1], alone) and not torch.equal(pixels(there)[1], alone)
     assert (logits(student, there) - logits(student, back))[:, -1].abs().max() > 1e-5
 
 
@@ -315,10 +318,11 @@ def test_blocks_replace_placeholders_in_order_and_must_be_as_many():
     for blocks in (["1"], ["1"] * 3): assert f"{len(blocks)} images" in refusal(expand_placeholders, "a#b#c", "#", blocks, kind=ValueError)
 
 
-def test_token_boxes_tile_the_picture_row_by_row(student, processor):
-    boxes = student.family.token_boxes(processor)
-    assert len(boxes) == TOKENS and np.isclose(np.prod(boxes[:, 2:] - boxes[:, :2], 1).sum(), 1)
-    assert grid_boxes(2).tolist() == [[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]]
+def test_the_tokens_of_each_picture_tile_it_row_by_row(student, processor):
+    patches = student.family.patches(processor, [(160, 90), (90, 160)])
+    assert patches.picture.tolist() == [0] * TOKENS + [1] * TOKENS and not patches.overview.any()
+    assert np.isclose(np.prod(patches.boxes[:, 2:] - patches.boxes[:, :2], 1).sum(), 2) and len(student.family.patches(processor, [])) == 0
+    assert grid_boxes(2, 2).tolist() == [[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]]
 
 
 # buckets

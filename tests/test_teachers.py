@@ -102,7 +102,7 @@ def speaker(words, tokens=4):
     "A model with a vocabulary."
     vocab = {w: i for i, w in enumerate(words)}
     return SimpleNamespace(model=object(), processor=SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: vocab)),
-                           family=SimpleNamespace(token_boxes=lambda processor: [None] * tokens))
+                           family=SimpleNamespace(patches=lambda processor, sizes: [None] * tokens))
 
 
 def test_teachers_of_another_language_are_refused_in_one_sentence():

@@ -59,8 +59,8 @@ def seen(inputs): return inputs["mm_encoder_outputs"]["image"].pooler_output
 def test_features_are_those_of_the_tower_alone_bit_for_bit_and_of_the_whole_batch_up_to_rounding(vlm, batch):
     cached = seen(VisionCache(vlm, 1).inputs(batch))
     with torch.no_grad():
-        alone = torch.cat([vlm.family.vision_tokens(vlm.model, x) for x in batch.pixel_values.split(1)])
-        together = vlm.family.vision_tokens(vlm.model, batch.pixel_values)
+        alone = torch.cat([vlm.family.vision_tokens(vlm.model, picture) for e in batch.encoded for picture in e.pictures])
+        together = vlm.family.vision_tokens(vlm.model, batch.picture_inputs)
     assert torch.equal(cached, alone)
     torch.testing.assert_close(cached, together)
 
@@ -85,7 +85,7 @@ def test_the_student_learns_the_same_with_and_without(vlm, batch):
 def test_each_picture_is_computed_once(vlm, batch):
     passes, cache = counted(vlm), VisionCache(vlm, 1)
     for _ in range(3): cache.inputs(batch)
-    assert passes == [1] * len(set(batch.tiles)) and cache.misses == len(passes) and cache.hits == 3 * len(batch.tiles) - cache.misses
+    assert passes == [1] * len(set(batch.digests)) and cache.misses == len(passes) and cache.hits == 3 * len(batch.digests) - cache.misses
 
 
 def test_memory_is_bounded_and_what_does_not_fit_is_still_right(vlm, batch):
@@ -101,7 +101,7 @@ def test_another_run_reads_the_folder_and_another_tower_does_not(vlm, batch, pro
     other = VLM(build_miniature(processor, "student", seed=1), processor, InternVL())
     freeze(other, "vision")
     elsewhere = VisionCache(other, folder=tmp_path)
-    assert not torch.equal(seen(elsewhere.inputs(batch)), first) and elsewhere.misses == len(set(batch.tiles))
+    assert not torch.equal(seen(elsewhere.inputs(batch)), first) and elsewhere.misses == len(set(batch.digests))
 
 
 @pytest.mark.parametrize("write", [lambda w: w.add_(1), lambda w: w.copy_(w + 1), lambda w: w.fill_(7)])
@@ -118,7 +118,7 @@ def test_loading_the_same_weights_again_changes_nothing_and_other_weights_before
     vlm.model.load_state_dict(build_miniature(processor, "student", seed=3).state_dict())  # a run that resumes
     first = seen(cache.inputs(batch))
     vlm.model.load_state_dict({k: v.clone() for k, v in vlm.model.state_dict().items()})
-    assert torch.equal(seen(cache.inputs(batch)), first) and cache.misses == len(set(batch.tiles))
+    assert torch.equal(seen(cache.inputs(batch)), first) and cache.misses == len(set(batch.digests))
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -132,7 +132,7 @@ def test_a_tower_or_projector_that_learns_switches_the_cache_off_and_says_so_onc
 
 def test_without_room_or_without_pictures_nothing_changes(vlm, batch):
     assert VisionCache(vlm).inputs(batch).keys() == batch.model_inputs().keys()
-    bare = replace(batch, pixel_values=None)
+    bare = replace(batch, picture_inputs={})
     assert VisionCache(vlm, 1).inputs(bare) == bare.model_inputs()
 
 
@@ -140,7 +140,7 @@ def test_half_precision_has_features_of_its_own(vlm, batch):
     cache = VisionCache(vlm, 1)
     with torch.autocast("cpu", torch.bfloat16):
         half = seen(cache.inputs(batch))
-        plain = vlm.family.vision_tokens(vlm.model, batch.pixel_values)
+        plain = vlm.family.vision_tokens(vlm.model, batch.picture_inputs)
     assert half.dtype == plain.dtype and not torch.equal(half.float(), seen(cache.inputs(batch)))
     torch.testing.assert_close(half, plain, rtol=0.05, atol=0.05)
 
@@ -183,6 +183,6 @@ def test_teachers_show_the_same_and_look_once(records, processor):
     plain = Teachers(vlms, recipe, n_student=4).targets(batch)
     remembering, passes = Teachers(vlms, recipe, n_student=4, vision={"gigabytes": 1}), counted(vlm)
     for _ in range(2): cached = remembering.targets(batch)
-    assert passes == [1] * len(set(batch.tiles))
+    assert passes == [1] * len(set(batch.digests))
     for name in plain:
         for layer, maps in plain[name].attention.items(): torch.testing.assert_close(cached[name].attention[layer], maps)

@@ -13,7 +13,7 @@ def tiny(layers=4, heads=2, seed=0, vocab=40, dropout=0.0):
     model = Qwen2ForCausalLM(Qwen2Config(
         vocab_size=vocab, hidden_size=8 * heads, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=max(1, heads // 2), initializer_range=0.3, attention_dropout=dropout, tie_word_embeddings=False))
-    family = SimpleNamespace(vision_modules=lambda m: [m.model.embed_tokens], token_boxes=lambda processor: [None] * 4)
+    family = SimpleNamespace(vision_modules=lambda m: [m.model.embed_tokens], patches=lambda processor, sizes: [None] * 4)
     return SimpleNamespace(model=model.eval(), llm_layers=model.model.layers, family=family, processor=None,
                            attention_modules=[layer.self_attn for layer in model.model.layers])
 
@@ -34,5 +34,5 @@ def collate(chosen):
     "Samples -> batch."
     ids = torch.tensor([s.tokens for s in chosen])
     places = torch.arange(ids.shape[1]).expand_as(ids)
-    return ToyBatch(input_ids=ids, pixel_values=None, attention_mask=torch.ones_like(ids), labels=torch.where(places > 8, ids, -100),
+    return ToyBatch(input_ids=ids, picture_inputs={}, attention_mask=torch.ones_like(ids), labels=torch.where(places > 8, ids, -100),
                     vision_mask=(places > 0) & (places < 5), capabilities=[s.capability for s in chosen], ids=[s.id for s in chosen])

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..data.jsonfiles import write_aside
 from .capabilities import Recipe, Signal, check_word, layer_plan
+from .hooks import decoder_layers
 from .losses import answer_positions, full_pairs, text_to_vision_pairs
-from .objective import Signals, shares
+from .objective import Signals, shares, sight
 from .teachers import Teachers
 from ..models.digests import digest
 from ..models.vision import arithmetic
@@ -32,10 +33,11 @@ log = logging.getLogger(__name__)
 def _places(
     signal: Signal,
     batch,  # `.attention_mask`, `.vision_mask`, `.labels` [b t]
-) -> Tensor:  # bool [b t t] of maps, [b t] of states and logits
+) -> Tensor:  # bool [b t k] of maps, [b t] of states and logits
     "What of a target is ever compared."
     if signal.what == "logits": return answer_positions(batch.labels)
     if signal.what == "hidden": return batch.attention_mask.bool()
+    if (seen := sight(signal, batch)) is not None: return seen
     if signal.region == "full": return full_pairs(batch.attention_mask)
     return text_to_vision_pairs(batch.vision_mask, batch.attention_mask)
 
@@ -80,13 +82,13 @@ def _spread(
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #d5ced61a
 def sample_key(
-    batch,  # `.input_ids`, `.attention_mask`, `.vision_mask`, `.labels`, `.pixel_values`, and `.encoded` for their `.tiles`
+    batch,  # `.input_ids`, `.attention_mask`, `.vision_mask`, `.labels`, `.picture_inputs`, and `.encoded` for their `.digests`
     i: int,  # which sample
 ) -> str:  # 64 hexadecimal digits
     "Content of one sample; neither padding nor its company matter."
     real = batch.attention_mask[i].bool()
     parts = [batch.input_ids[i][real], batch.vision_mask[i][real], batch.labels[i][real]]
-    return digest(parts if batch.pixel_values is None else parts + batch.encoded[i].tiles)
+    return digest(parts + batch.encoded[i].digests if batch.picture_inputs else parts)
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #65353435
 VERSION, DTYPES = 2, ("float32", "float16", "bfloat16")
@@ -205,7 +207,7 @@ class StoredTeachers:
     "Stands in for `Teachers` when everything they would show is on disk; holds no weights."
     def __init__(self,
         recipe: Recipe,
-        n_student: int,  # decoder layers of the student
+        n_student: int | Sequence[str],  # decoder layers of the student, from `hooks.decoder_layers`
         folder: str | Path,  # that `CachedTeachers` wrote
         processor=None,  # the student's, whose tokens are the teachers'
         dtype: str = "float32",  # that it was written in
@@ -213,7 +215,7 @@ class StoredTeachers:
         card = read_card(Path(folder), (c.name for c in recipe.capabilities))
         self._open(recipe, n_student, Path(folder), card, processor, dtype)
 
-    def _open(self, recipe: Recipe, n_student: int, folder: Path, facts: Mapping, processor, dtype: str) -> None:
+    def _open(self, recipe: Recipe, n_student: int | Sequence[str], folder: Path, facts: Mapping, processor, dtype: str) -> None:
         "Know the teachers by their facts, and the folder by its card."
         self.recipe, self.n_student, self.folder, self.dtype = recipe, n_student, folder, dtype
         self.fingerprints, self.layers, self.widths = ({c.name: facts[what][c.name] for c in recipe.capabilities} for what in ("teachers", "layers", "widths"))
@@ -294,7 +296,7 @@ def find_teachers(
     vision: Mapping | None = None,  # options of the teachers' `VisionCache`
 ) -> Teachers | StoredTeachers:
     "Who serves the targets of a recipe."
-    n_student = len(student.llm_layers)
+    n_student = decoder_layers(student)
     if folder and not teachers: return StoredTeachers(recipe, n_student, folder, student.processor, dtype)
     shown = Teachers(teachers or {}, recipe, n_student, vision)
     return CachedTeachers(shown, folder, student.processor, dtype, samples) if folder else shown

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WHATS', 'LAYERS', 'REGIONS', 'DISTANCES', 'MATCHES', 'DENOMINATORS', 'MIXINGS', 'OPTIONS', 'CONFLICTS', 'STAGE2',
            'DRIVING', 'PRESETS', 'TABLE_3', 'PUBLISHED', 'check_word', 'Signal', 'layer_indices', 'layer_groups',
-           'layer_plan', 'mixing_matrix', 'named_mixing', 'Capability', 'Recipe', 'mixing_rows', 'term_weights',
-           'with_options', 'only', 'to_dict', 'from_dict', 'make_recipe']
+           'counted_layers', 'signal_layers', 'layer_plan', 'mixing_matrix', 'named_mixing', 'Capability', 'Recipe',
+           'mixing_rows', 'term_weights', 'with_options', 'only', 'to_dict', 'from_dict', 'make_recipe']
 
 # %% ../../nbs/api/distill/00_capabilities.ipynb #d898e1d9
 from collections.abc import Mapping, Sequence
@@ -113,19 +113,40 @@ def _custom_groups(groups: Sequence[Sequence[int]], k: int) -> tuple[tuple[int, 
         raise ValueError(f"A custom match needs one non-empty group for each of the {k} student layers, found {len(groups)} groups.")
     return tuple(map(tuple, groups))
 
+# %% ../../nbs/api/distill/00_capabilities.ipynb #636c338d
+def counted_layers(
+    signal: Signal,
+    layers: int | Sequence[str],  # decoder layers of a model, or the kind of each where there are two: "self", "cross"
+) -> tuple[int, ...]:  # ascending 0-based layer numbers
+    "The decoder layers among which a signal finds its first, its penultimate and so on (our choice)."
+    if isinstance(layers, int): return tuple(range(layers))
+    kind = "cross" if signal.region == "text_to_vision" else "self"
+    return tuple(i for i, of in enumerate(layers) if signal.what != "attention" or of == kind)
+
+
+def signal_layers(
+    signal: Signal,
+    layers: int | Sequence[str],  # as in `counted_layers`
+) -> tuple[int, ...]:  # ascending 0-based layer numbers; none for logits
+    "The decoder layers of one model that a signal looks at."
+    if signal.what == "logits": return ()
+    counted = counted_layers(signal, layers)
+    return tuple(counted[i] for i in layer_indices(signal.layers, len(counted)))
+
 # %% ../../nbs/api/distill/00_capabilities.ipynb #1b17647f
 def layer_plan(
     signal: Signal,
-    n_student: int,  # layers of the student
-    n_teacher: int,  # layers of the teacher
+    n_student: int | Sequence[str],  # layers of the student, or the kind of each
+    n_teacher: int | Sequence[str],  # layers of the teacher
 ) -> tuple[tuple[int, tuple[int, ...]], ...]:  # pairs (student layer, teacher layers to average); empty for logits
     "Student layers with their teacher groups for one signal."
     if signal.what == "logits": return ()
-    student = layer_indices(signal.layers, n_student)
-    groups = layer_groups(student, layer_indices(signal.layers, n_teacher), signal.match)
-    if any(not 0 <= t < n_teacher for group in groups for t in group):
-        raise ValueError(f"A custom match may name teacher layers 0 … {n_teacher - 1}, found {groups}.")
-    return tuple(zip(student, groups))
+    ours, theirs = (counted_layers(signal, n) for n in (n_student, n_teacher))
+    student = layer_indices(signal.layers, len(ours))
+    groups = layer_groups(student, layer_indices(signal.layers, len(theirs)), signal.match)
+    if any(not 0 <= t < len(theirs) for group in groups for t in group):
+        raise ValueError(f"A custom match may name teacher layers 0 … {len(theirs) - 1}, found {groups}.")
+    return tuple((ours[s], tuple(theirs[t] for t in group)) for s, group in zip(student, groups))
 
 # %% ../../nbs/api/distill/00_capabilities.ipynb #006b6ae8
 def mixing_matrix(

@@ -23,10 +23,8 @@ def token_counts(
     batcher: Batcher,  # of the student
 ) -> list[int]:  # tokens of each record, vision tokens included
     "Lengths of records as the batcher would encode them, without decoding a picture."
-    tiles_of = batcher.processor.image_processor.get_number_of_image_patches
-    @cache
-    def tiles(ref): return tiles_of(*picture_size(ref)[::-1])
-    texts = [batcher.text(record, [tiles(ref) for ref in record.images], prompt=False)[0] for record in records]
+    size = cache(picture_size)
+    texts = [batcher.text(record, [size(ref) for ref in record.images], prompt=False)[0] for record in records]
     return [len(ids) for ids in batcher.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 # %% ../../nbs/api/distill/06f_lengths.ipynb #285502d5

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .cache import CachedTeachers
 from .capabilities import Recipe, layer_indices
+from .hooks import decoder_layers
 from .losses import answer_positions
 from .objective import Signals, listen, mix, sample_losses, shares, student_needs
 from .step import Window
@@ -73,7 +74,7 @@ class Lesson:
     ):
         self.vision = VisionCache(student, **(vision or {}))
         self.student, self.teachers, self.recipe, self.maps = student, teachers, recipe, maps or {}
-        self.needs = student_needs(recipe, len(student.llm_layers))
+        self.needs = student_needs(recipe, decoder_layers(student))
 
     def _projections(self) -> dict[str, nn.Module]:
         "Learned linear maps by name."

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedConfig, TrainingArguments
 
-from .capabilities import Recipe, layer_indices
+from .capabilities import Recipe, Signal, signal_layers
+from .hooks import decoder_layers
+from .objective import sight
 from .step import Window
 
 # %% ../../nbs/api/distill/06d_machine.ipynb #56342f28
@@ -134,15 +136,27 @@ def weight_bytes(
     return sum(x.numel() * x.element_size() for m in {id(m): m for m in models}.values() for x in (*m.parameters(), *m.buffers()))
 
 
-def _map_bytes(recipe: Recipe, n_layers: int, batch) -> int:
+def _map_pairs(signal: Signal, batch) -> int:
+    "Numbers of one map: every row that is compared with every column."
+    text, vision = int((~batch.vision_mask).sum(1).max()), int(batch.vision_mask.sum(1).max())
+    if (seen := sight(signal, batch)) is not None: return text * seen.shape[2]
+    return (text + vision) ** 2 if signal.region == "full" else text * vision
+
+
+def _map_bytes(recipe: Recipe, n_layers: int | Sequence[str], batch) -> int:
     "Maps of the student and their targets, float32."
-    text = int((~batch.vision_mask).sum(1).max())
-    vision, count = int(batch.vision_mask.sum(1).max()), len(batch.input_ids)
-    total = 0
-    for wanted in (c.signal for c in recipe.capabilities if c.signal.what == "attention"):
-        pairs = (text + vision) ** 2 if wanted.region == "full" else text * vision
-        total += 2 * 4 * count * pairs * len(layer_indices(wanted.layers, n_layers))
-    return total
+    wanted = [c.signal for c in recipe.capabilities if c.signal.what == "attention"]
+    return sum(2 * 4 * len(batch.input_ids) * _map_pairs(s, batch) * len(signal_layers(s, n_layers)) for s in wanted)
+
+
+def _key_bytes(student, batch, itemsize: int, checkpointing: bool) -> int:
+    "What autograd keeps of vision keys that stand apart from the words: once, and in every layer that looks at them."
+    if (seen := sight(Signal(), batch)) is None: return 0
+    config, (samples, rows, keys) = student.model.config.get_text_config(), seen.shape
+    d = config.hidden_size
+    k = d * config.num_key_value_heads // config.num_attention_heads
+    per_layer = 2 * itemsize * (d + k) + (8 * k if itemsize < 4 else 40)  # keys and values, as they are and for every head; half precision is normed in float32
+    return samples * keys * (itemsize * d + 4 * rows + (1 if checkpointing else decoder_layers(student).count("cross")) * per_layer)
 
 
 def memory_estimate(
@@ -161,8 +175,8 @@ def memory_estimate(
     own, alive = weight_bytes([student.model]), processes > 1
     return {"student": own // processes + own * alive, "teachers": weight_bytes([vlm.model for vlm in teachers.values()]),
             "gradients": trained * (len(recipe.terms) + 1) // processes + trained * alive, "optimizer": trained * moments // processes,
-            "activations": activation_bytes(config, batch.input_ids.numel(), itemsize, checkpointing),
-            "maps": _map_bytes(recipe, len(student.llm_layers), batch),
+            "activations": activation_bytes(config, batch.input_ids.numel(), itemsize, checkpointing) + _key_bytes(student, batch, itemsize, checkpointing),
+            "maps": _map_bytes(recipe, decoder_layers(student), batch),
             "logits": 3 * 4 * int((batch.labels != -100).sum()) * config.vocab_size}
 
 # %% ../../nbs/api/distill/06d_machine.ipynb #dc59045c

@@ -6,11 +6,13 @@
 __all__ = ['Teacher', 'Teachers', 'check_teacher', 'check_teachers']
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #8b705e65
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 
+from ..data.cameras import NOMINAL_SIZE
 from .capabilities import Recipe, Signal, layer_plan
+from .hooks import decoder_layers
 from .losses import answer_positions
 from .objective import Needs, Signals, listen, needs, shares, target
 from ..models.digests import fingerprint
@@ -22,11 +24,11 @@ class Teacher:
     def __init__(self,
         vlm,  # `VLM`; is frozen here
         signals: Mapping[str, Signal],  # capability -> what it teaches
-        n_student: int,  # decoder layers of the student
+        n_student: int | Sequence[str],  # decoder layers of the student, from `hooks.decoder_layers`
         vision: Mapping | None = None,  # options of `VisionCache`; None: pictures are looked at every time
     ):
         self.vlm, self.signals, self.vision = vlm, dict(signals), VisionCache(vlm, **(vision or {}))
-        self.plans = {name: layer_plan(s, n_student, len(vlm.llm_layers)) for name, s in self.signals.items()}
+        self.plans = {name: layer_plan(s, n_student, decoder_layers(vlm)) for name, s in self.signals.items()}
         vlm.model.requires_grad_(False).eval()
 
     def needs(self,
@@ -64,12 +66,12 @@ class Teachers:
     def __init__(self,
         vlms: Mapping[str, object],  # capability -> `VLM`
         recipe: Recipe,
-        n_student: int,  # decoder layers of the student
+        n_student: int | Sequence[str],  # decoder layers of the student, from `hooks.decoder_layers`
         vision: Mapping | None = None,  # options of each teacher's `VisionCache`
     ):
         _check_names(vlms, recipe)
         self.recipe, self.n_student = recipe, n_student
-        self.layers = {c.name: len(vlms[c.name].llm_layers) for c in recipe.capabilities}
+        self.layers = {c.name: decoder_layers(vlms[c.name]) for c in recipe.capabilities}
         prints = {id(vlm): fingerprint(vlm.model) for vlm in vlms.values()}  # one hash per object
         self.fingerprints = {c.name: prints[id(vlms[c.name])] for c in recipe.capabilities}
         self.teachers = [Teacher(vlms[names[0]], {c.name: c.signal for c in recipe.capabilities if c.name in names}, n_student, vision)
@@ -116,7 +118,7 @@ def check_teacher(
         other = sum(theirs.get(word) != number for word, number in ours.items())
         raise ValueError(f"The {name} teacher must use the student's tokenizer; its vocabulary has {len(theirs)} entries, and {other} of "
                          f"the student's {len(ours)} mean something else there or nothing: choose a teacher of the same model line.")
-    seen, shown = (len(vlm.family.token_boxes(vlm.processor)) for vlm in (student, teacher))
+    seen, shown = (len(vlm.family.patches(vlm.processor, [NOMINAL_SIZE])) for vlm in (student, teacher))
     if seen != shown:
         raise ValueError(f"The {name} teacher must cut a picture into as many vision tokens as the student ({seen}), "
                          f"found {shown}: choose a teacher with the same picture size and patch size.")

@@ -19,6 +19,7 @@ from ..data.formats import PLACEHOLDER, Turn
 from ..data.images import ImageRef, load_image
 from ..data.records import VQARecord
 from .digests import digest
+from .families import Patches, expand_placeholders
 
 # %% ../../nbs/api/models/03_batching.ipynb #c08bd1aa
 def chat_messages(
@@ -71,42 +72,54 @@ def covered(
 # %% ../../nbs/api/models/03_batching.ipynb #bac1fbf3
 @dataclass
 class Encoded:
-    "One record as tensors, before padding; t tokens, p tiles"
+    "One record as tensors, before padding; t tokens, p pictures"
     input_ids: Tensor # [t]
     labels: Tensor # [t], -100 where nothing is learned
     offsets: Tensor # [t, 2] characters of `text` that each token covers
     text: str # the chat with its vision tokens written out
-    pixel_values: Tensor | None # [p, 3, height, width]
+    pictures: list[dict[str, Tensor]] # each picture as the model's own inputs [p]
+    patches: Patches # where its vision tokens look
     record: VQARecord
-    tiles: list[str] # a digest of each tile's pixels [p]
+    digests: list[str] # of each picture's tensors [p]
 
 # %% ../../nbs/api/models/03_batching.ipynb #f40161ea
 @dataclass
 class Batch:
-    "Padded samples: b samples, t tokens, p tiles over all samples"
+    "Padded samples: b samples, t tokens, p pictures over all samples"
     input_ids: Tensor # [b, t]
     attention_mask: Tensor # [b, t] 1 at real tokens
     labels: Tensor # [b, t], -100 where nothing is learned
     vision_mask: Tensor # [b, t] bool, True at vision tokens
-    pixel_values: Tensor | None # [p, 3, height, width]
+    picture_inputs: dict[str, Tensor] # all pictures as the model's own inputs, empty without pictures
     capabilities: list[str | None] # of each sample
     ids: list[str] # of each sample
     encoded: list[Encoded] # the samples before padding
+    tile_sight: Tensor | None = None # [b, t, tiles] bool, who may look at which tile, where vision has keys of its own (cross-attention)
+    tile_keys: int = 0 # of each tile
+
+    @property
+    def sight(self) -> Tensor | None: # [b, t, k] bool
+        "Which token may look at which vision key; None where vision tokens stand among the words"
+        return None if self.tile_sight is None else self.tile_sight.repeat_interleave(self.tile_keys, 2)
+
+    def columns(self, i: int) -> Tensor: # [v]
+        "Columns of sample i in a map from text to vision, in the order of its `Encoded.patches`"
+        seen = self.vision_mask[i] if self.tile_sight is None else self.sight[i].any(0)
+        return seen.nonzero()[:, 0]
 
     def to(self, device) -> "Batch":
         "The same batch with its tensors on another device"
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **moved)
+        return replace(self, **moved, picture_inputs={k: v.to(device) for k, v in self.picture_inputs.items()})
 
     def model_inputs(self) -> dict[str, Tensor]:
         "Arguments of the model's forward, labels left out"
-        inputs = dict(input_ids=self.input_ids, attention_mask=self.attention_mask)
-        return inputs if self.pixel_values is None else inputs | dict(pixel_values=self.pixel_values)
+        return dict(input_ids=self.input_ids, attention_mask=self.attention_mask) | self.picture_inputs
 
     @property
-    def tiles(self) -> list[str]:
-        "A digest of each tile's pixels [p]: what a cache of vision features knows it by"
-        return [name for e in self.encoded for name in e.tiles]
+    def digests(self) -> list[str]:
+        "A digest of each picture [p]: what a cache of vision features knows it by"
+        return [name for e in self.encoded for name in e.digests]
 
     def __len__(self) -> int: return len(self.ids)
 
@@ -129,9 +142,9 @@ def collate(
     "Pad encoded samples to one batch"
     ids = pad([e.input_ids for e in encoded], pad_id, side)
     mask = pad([torch.ones_like(e.input_ids) for e in encoded], 0, side)
-    pixels = [e.pixel_values for e in encoded if e.pixel_values is not None]
-    return Batch(ids, mask, pad([e.labels for e in encoded], -100, side), family.vision_mask(config, ids) & mask.bool(),
-                 torch.cat(pixels) if pixels else None, [e.record.capability for e in encoded], [e.record.id for e in encoded], list(encoded))
+    pictures = family.batch_inputs(config, [e.pictures for e in encoded], ids, mask)
+    return Batch(ids, mask, pad([e.labels for e in encoded], -100, side), family.vision_mask(config, ids) & mask.bool(), pictures,
+                 [e.record.capability for e in encoded], [e.record.id for e in encoded], list(encoded), *family.tile_sight(config, ids, pictures))
 
 # %% ../../nbs/api/models/03_batching.ipynb #efb62225
 class Batcher:
@@ -154,15 +167,10 @@ class Batcher:
         encoded = [self.encode(record, prompt) for record in records]
         return collate(encoded, self.family, self.config, self.processor.tokenizer.pad_token_id, self.padding_side)
 
-    def pixels(self, record: VQARecord) -> tuple[Tensor | None, list[int]]:
-        "Pixel values [p, 3, h, w] of a record's pictures and the tiles of each"
-        if not record.images: return None, []
-        out = self.processor.image_processor(images=[self.load(ref) for ref in record.images], return_tensors="pt")
-        return out["pixel_values"], [int(n) for n in out["num_patches"]]
-
-    def text(self, record: VQARecord, tiles: list[int], prompt: bool) -> tuple[str, list[tuple[int, int]]]:
-        "The chat with its vision tokens written out, and the characters of its answers; a `prompt` opens the next answer instead"
-        expand = lambda text: self.family.expand_images(self.processor, text, tiles[:text.count(self.processor.image_token)])
+    def text(self, record: VQARecord, sizes: Sequence[tuple[int, int]], prompt: bool) -> tuple[str, list[tuple[int, int]]]:
+        "The chat with vision tokens for pictures of these sizes, and the characters of its answers; a `prompt` opens the next answer instead"
+        token, blocks = self.processor.image_token, self.family.blocks(self.processor, sizes)
+        expand = lambda text: expand_placeholders(text, token, blocks[:text.count(token)])
         if prompt:
             return expand(self.processor.apply_chat_template(chat_messages(record.turns), tokenize=False, add_generation_prompt=True)), []
         chat, spans = answer_spans(self.processor, record.turns, self.role_marker)
@@ -171,14 +179,16 @@ class Batcher:
     def encode(self, record: VQARecord, prompt: bool = False) -> Encoded:
         "One record as tensors; `ValueError` if it is longer than `max_length`"
         shown = question_of(record) if prompt else record
-        pixels, tiles = self.pixels(shown)
-        text, spans = self.text(shown, tiles, prompt)
+        images = [self.load(ref) for ref in shown.images]
+        sizes = [image.size for image in images]
+        text, spans = self.text(shown, sizes, prompt)
         out = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = torch.tensor(out["input_ids"]), torch.tensor(out["offset_mapping"])
         if len(ids) > self.max_length:
             raise ValueError(f"A sample may have {self.max_length} tokens; {record.id!r} has {len(ids)}; raise max_length or use fewer pictures.")
-        names = [] if pixels is None else [digest([tile]) for tile in pixels]
-        return Encoded(ids, ids.masked_fill(~covered(offsets, spans), -100), offsets, text, pixels, record, names)
+        pictures = [self.family.picture_inputs(self.processor, image) for image in images]
+        return Encoded(ids, ids.masked_fill(~covered(offsets, spans), -100), offsets, text, pictures,
+                       self.family.patches(self.processor, sizes), record, [digest(x for pair in p.items() for x in pair) for p in pictures])
 
 # %% ../../nbs/api/models/03_batching.ipynb #c49488ce
 def tag_tokens(

@@ -26,9 +26,11 @@ class VLM:
     family: Family
     name: str = "" # where it came from
 
+    def __post_init__(self): self.family.prepare(self.model)
+
     @property
     def attention_modules(self) -> list[nn.Module]:
-        "Self-attention modules of the language layers, first to last"
+        "The attention module of each language layer, first to last"
         return self.family.attention_modules(self.model)
 
     @property
@@ -58,9 +60,11 @@ def _precision(name: str) -> torch.dtype:
 
 # %% ../../nbs/api/models/02_loading.ipynb #90a92df5
 def load_vlm(
-    source: str | Path, # folder of a checkpoint, or a hub id such as OpenGVLab/InternVL3-1B-hf
+    source: str | Path, # folder of a checkpoint, or a hub id such as OpenGVLab/InternVL3-1B-hf or Qwen/Qwen3-VL-2B-Instruct
     dtype: str = "float32", # precision of the weights in memory
     device: str = "cpu", # "cpu", "cuda", "cuda:1" …
+    max_tiles: int | None = None, # tiles a picture may be cut into; None: as the checkpoint's processor says
+    max_pixels: int | None = None, # pixels a picture keeps where its shape is kept; None: as the checkpoint's processor says
 ) -> VLM:
     "Load a model of a supported family with transformers' own classes; no remote code, safetensors only"
     source, precision = str(Path(source).expanduser()), _precision(dtype)
@@ -68,6 +72,8 @@ def load_vlm(
     with _reading("configuration", source): config = dict(PreTrainedConfig.get_config_dict(source)[0])
     family = family_of(config)
     processor = _load_processor(source, family)
+    if max_tiles is not None: family.cut(processor, max_tiles)
+    if max_pixels is not None: family.scale(processor, max_pixels)
     return VLM(_load_model(source, precision).to(device), processor, family, source)
 
 def _check_source(source: str) -> None:

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'PIECES', 'TILE', 'PATCH', 'DOWNSAMPLE', 'CHAT_TEMPLATE', 'NUMBERS', 'SIZES', 'train_tokenizer',
-           'build_processor', 'start_numbers', 'miniature_config', 'build_miniature']
+           'build_processor', 'start_numbers', 'miniature_config', 'random_model', 'build_miniature']
 
 # %% ../../nbs/api/models/01_miniature.ipynb #3a73f7a7
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (AutoModelForImageTextToText, InternVLConfig, InternVLForConditionalGeneration, PreTrainedConfig,
+                          PreTrainedModel, PreTrainedTokenizerFast)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from .families import InternVLProcessor
@@ -25,6 +26,7 @@ PIECES = r",?0\.\d\d|\d\d|\d|<c|,CAM_[A-Z_]+,| ?[A-Za-z]+|[^\sA-Za-z\d]|\s+"
 def train_tokenizer(
     texts: Iterable[str], # text of the world the model lives in
     vocab_size: int = 1152,
+    special_tokens: Sequence[str] = SPECIAL_TOKENS, # never split
 ) -> Tokenizer:
     "A byte-level BPE over coordinates, camera names and words (our choice)"
     tokenizer = Tokenizer(models.BPE())
@@ -32,7 +34,7 @@ def train_tokenizer(
         pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     coordinates = [f"{comma}0.{i:02d}{j:02d}" for comma in ("", ",") for i in range(100) for j in range(100)]
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False,
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(special_tokens), show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.train_from_iterator([*texts, *coordinates], trainer)
     return tokenizer
@@ -96,14 +98,24 @@ def miniature_config(
     return InternVLConfig(vision_config=vision, text_config=text, image_token_id=tokenizer.context_image_token_id,
                           image_seq_length=int((TILE / PATCH * DOWNSAMPLE) ** 2), downsample_ratio=DOWNSAMPLE, tie_word_embeddings=True)
 
+def random_model(
+    config: PreTrainedConfig, # of any vision-language model
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int = 0,
+) -> PreTrainedModel:
+    "Random weights drawn from `seed`; the global random state stays as it was"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config)
+        start_numbers(model.get_input_embeddings().weight.data, tokenizer)
+        for name, weight in model.named_parameters():
+            if "gate" in name.split(".")[-1]: weight.data.fill_(1.0)  # Llama-3.2-Vision's gates start closed, and pictures would change nothing
+        return model
+
 def build_miniature(
     processor: InternVLProcessor,
     size: str, # "teacher" or "student"
     seed: int = 0,
 ) -> InternVLForConditionalGeneration:
     "A miniature InternVL with random weights drawn from `seed`; the global random state stays as it was"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = InternVLForConditionalGeneration(miniature_config(size, processor.tokenizer))
-        start_numbers(model.get_input_embeddings().weight.data, processor.tokenizer)
-        return model
+    return random_model(miniature_config(size, processor.tokenizer), processor.tokenizer, seed)

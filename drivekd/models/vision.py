@@ -7,6 +7,7 @@ __all__ = ['arithmetic', 'tower_digest', 'VisionCache']
 
 # %% ../../nbs/api/models/04_vision.ipynb #282d320f
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ def arithmetic(device: torch.device) -> str:
 
 # %% ../../nbs/api/models/04_vision.ipynb #49a1f356
 def _read(path: Path) -> Tensor:
-    "Vision tokens [tokens, width] from a file."
+    "Vision tokens of one picture from a file."
     try: return load_file(path)["seen"]
     except SafetensorError as error:
         raise OSError(f"A file of vision features must be as it was written; {path} is damaged ({error}): delete it.") from error
@@ -71,11 +72,11 @@ class _Tower:
                              "changed since the first picture: make a new VisionCache.")
         self.digest = digest
 
-    def look(self, pixels: Tensor) -> Tensor:  # [1, 3, height, width] -> [tokens, width]
+    def look(self, picture: Mapping[str, Tensor]) -> Tensor:  # its model inputs -> what its family makes of them
         "What it makes of one picture."
         for module in self.vlm.family.vision_modules(self.vlm.model): module.eval()  # dropout would make features of chance
         with torch.inference_mode(False), torch.no_grad():  # a later step may learn from it
-            return self.vlm.family.vision_tokens(self.vlm.model, pixels)[0]
+            return self.vlm.family.vision_tokens(self.vlm.model, picture)
 
 # %% ../../nbs/api/models/04_vision.ipynb #216ecb2b
 class VisionCache:
@@ -93,14 +94,14 @@ class VisionCache:
         batch,  # a `Batch` on the model's device
     ) -> dict:
         "`batch.model_inputs()`, with vision tokens in place of pixels; call it inside autocast, like the model."
-        if not (self.room or self.folder) or batch.pixel_values is None or not self.tower.is_frozen(): return batch.model_inputs()
-        tiles = zip(batch.tiles, batch.pixel_values.split(1), strict=True)
-        seen = torch.stack([self._seen(name, pixels).to(pixels.device) for name, pixels in tiles])
-        return {k: v for k, v in batch.model_inputs().items() if k != "pixel_values"} | self.vlm.family.seen(seen)
+        if not (self.room or self.folder) or not (batch.picture_inputs and batch.digests) or not self.tower.is_frozen(): return batch.model_inputs()
+        pictures, device = [picture for e in batch.encoded for picture in e.pictures], batch.input_ids.device
+        seen = [self._seen(name, picture, device).to(device) for name, picture in zip(batch.digests, pictures, strict=True)]
+        return self.vlm.family.seen(batch.model_inputs(), torch.cat(seen))
 
-    def _seen(self, name: str, pixels: Tensor) -> Tensor:
-        "Vision tokens [tokens, width] of one picture [1, 3, height, width], on the CPU."
-        key = f"{name}.{arithmetic(pixels.device)}"
+    def _seen(self, name: str, picture: Mapping[str, Tensor], device: torch.device) -> Tensor:
+        "Vision tokens of one picture, on the CPU."
+        key = f"{name}.{arithmetic(device)}"
         path = self.folder and self.folder / self.tower.digest / key[:2] / f"{key}.safetensors"
         if key in self.kept:
             self.hits += 1
@@ -109,7 +110,7 @@ class VisionCache:
             self.hits += 1
             return self._keep(key, _read(path))
         self.misses += 1
-        seen = self.tower.look(pixels).cpu()
+        seen = self.tower.look({k: v.to(device) for k, v in picture.items()}).cpu()
         if path: _write(path, seen)
         return self._keep(key, seen)
 

@@ -32,6 +32,7 @@ from ..distill.runfiles import trim_telemetry
 from ..distill.teachers import fingerprint
 from ..models.batching import Batcher, covered, pad
 from ..models.loading import VLM
+from ..models.miniature import TILE
 from .seeing import Pool, See, image_features, shown, showing
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #5c26235e
@@ -56,7 +57,7 @@ def conversation(
     turns = [Turn(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair)]
     turns[0] = Turn("user", PLACEHOLDER * len(cameras) + turns[0].text)
     record = VQARecord("lesson", (), tuple(turns), None, (), "lesson", 0)
-    text, spans = batcher.text(record, [1] * len(cameras), prompt=False)
+    text, spans = batcher.text(record, [(TILE, TILE)] * len(cameras), prompt=False)
     if learn: spans = [(start + a, start + b) for start, end in spans for a, b in learn(text[start:end])]
     out = batcher.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = torch.tensor(out["input_ids"]), torch.tensor(out["offset_mapping"])
@@ -89,7 +90,7 @@ def learned_logits(
     ids = pad([l.input_ids for l in lessons], tokenizer.pad_token_id, "right")
     mask = pad([torch.ones_like(l.input_ids) for l in lessons], 0, "right")
     targets = pad([l.labels for l in lessons], -100, "right")[:, 1:]
-    hidden = vlm.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **vlm.family.seen(features)).last_hidden_state[:, :-1]
+    hidden = vlm.model.model(use_cache=False, **vlm.family.seen(dict(input_ids=ids, attention_mask=mask), features)).last_hidden_state[:, :-1]
     return vlm.model.get_output_embeddings()(hidden[targets >= 0]), targets[targets >= 0]
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #e29c4317

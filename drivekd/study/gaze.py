@@ -15,8 +15,8 @@ from torch import Tensor
 from ..data.cameras import normalise, parse_tags
 from ..data.images import load_image
 from ..data.records import VQARecord
-from ..distill.capabilities import layer_indices
-from ..distill.hooks import capture_attention
+from ..distill.capabilities import Signal, signal_layers
+from ..distill.hooks import capture_attention, decoder_layers
 from ..models.batching import Batcher, Encoded, tag_tokens
 from ..models.loading import VLM, evaluating
 
@@ -33,11 +33,18 @@ def cells(
     values: np.ndarray,  # one value per vision token of a picture [n]
     boxes: np.ndarray,  # left, top, right, bottom of each token, fractions [n, 4]
 ) -> np.ndarray:  # [rows, columns], row 0 at the top
-    "Values of a picture's tokens on their grid."
-    rows, columns = (np.unique(boxes[:, side], return_inverse=True)[1] for side in (1, 0))
-    grid = np.zeros((rows.max() + 1, columns.max() + 1))
-    grid[rows, columns] = values
-    return grid
+    "Values of a picture's tokens on even cells, as many as they have rows and columns; a token gives each cell the share of its box there."
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    values, boxes = values[inside], boxes[inside]
+    shares = [_shares(boxes[:, side], boxes[:, side + 2]) for side in (1, 0)]
+    return np.einsum("v,vr,vc->rc", values, *shares)
+
+
+def _shares(low: np.ndarray, high: np.ndarray) -> np.ndarray:  # [n], [n] -> [n, cells]
+    "How much of each interval lies in each of as many even cells as intervals begin at different places."
+    edges = np.arange(len(np.unique(low)) + 1) / len(np.unique(low))
+    overlap = np.minimum(high[:, None], edges[1:]) - np.maximum(low[:, None], edges[:-1])
+    return overlap.clip(0) / (high - low)[:, None]
 
 # %% ../../nbs/api/study/03_gaze.ipynb #89049439
 def picture_names(record: VQARecord) -> list[str]:
@@ -54,13 +61,13 @@ def gaze(
 ) -> dict[str, np.ndarray]:  # attention per camera [rows, columns]; all cameras and the text together sum to at most one
     "Head-mean attention of the asking rows on the pictures."
     batch = Batcher(vlm)([record], prompt=True).to(vlm.model.device)
-    at = layer if isinstance(layer, int) else layer_indices(layer, len(vlm.llm_layers))[0]
-    rows, columns = asking_rows(batch.encoded[0]).to(vlm.model.device), batch.vision_mask[0].nonzero().squeeze(1)
+    at = layer if isinstance(layer, int) else signal_layers(Signal(layers=layer), decoder_layers(vlm))[0]
+    rows, columns = asking_rows(batch.encoded[0]).to(vlm.model.device), batch.columns(0)
     with evaluating(vlm), capture_attention(vlm, [at], rows=rows, columns=columns, stop=True) as maps:
         vlm.model(**batch.model_inputs(), use_cache=False)
-    mean = maps[at][0].mean(0).cpu().numpy().reshape(len(record.images), -1)
-    boxes = vlm.family.token_boxes(vlm.processor)
-    return {name: cells(values, boxes) for name, values in zip(picture_names(record), mean, strict=True)}
+    mean, patches = maps[at][0].mean(0).cpu().numpy(), batch.encoded[0].patches
+    of = [(patches.picture == i) & ~patches.overview for i in range(len(record.images))]
+    return {name: cells(mean[tokens], patches.boxes[tokens]) for name, tokens in zip(picture_names(record), of, strict=True)}
 
 # %% ../../nbs/api/study/03_gaze.ipynb #7283ecb0
 def misplaced(

@@ -90,10 +90,24 @@ def mentions(
     return [name for name, pattern in meanings.items() for m in re.finditer(pattern, low) if not _DENIED.search(low[max(0, m.start() - 20):m.start()])]
 
 
-def looks(text: str) -> list[str]: return [COLOURS[w] for w in words(text) if w in COLOURS]
-def classes(text: str) -> list[str]: return [CLASSES[w] for w in words(text) if w in CLASSES]
-def actions(text: str) -> list[str]: return mentions(text, _ACTIONS)
-def motions(text: str) -> list[str]: return mentions(text, _MOTION)
+def looks(text: str) -> list[str]:
+    "Colours that a text names."
+    return [COLOURS[w] for w in words(text) if w in COLOURS]
+
+
+def classes(text: str) -> list[str]:
+    "Kinds of objects that a text names."
+    return [CLASSES[w] for w in words(text) if w in CLASSES]
+
+
+def actions(text: str) -> list[str]:
+    "What a text says to do."
+    return mentions(text, _ACTIONS)
+
+
+def motions(text: str) -> list[str]:
+    "How something moves, as a text has it."
+    return mentions(text, _MOTION)
 
 # %% ../../nbs/api/study/05b_rule_judge.ipynb #0968930d
 _EMPTY = frozenset("a an the is are was be to of and or in on at it its this that there with for by as which has have will would should i".split())
@@ -133,7 +147,7 @@ NEAR = 0.05  # of the picture's width and height
 def same_object(a: ObjectTag, b: ObjectTag) -> bool:
     "Whether two tags point at one thing."
     a, b = normalise(a), normalise(b)
-    if a.x is None or b.x is None: return a.id == b.id and a.x is b.x
+    if a.x is None or b.x is None: return a.id == b.id and a.x == b.x
     return a.camera == b.camera and abs(a.x - b.x) <= NEAR and abs(a.y - b.y) <= NEAR
 
 

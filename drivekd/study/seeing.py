@@ -247,7 +247,7 @@ class See:
 def image_features(vlm: VLM, pixels: np.ndarray) -> Tensor:
     "Vision tokens [b, 64, width] of uint8 tiles [b, tile, tile, 3]"
     out = vlm.processor.image_processor(images=list(pixels), do_resize=False, return_tensors="pt", input_data_format="channels_last")
-    return vlm.family.vision_tokens(vlm.model, out["pixel_values"])
+    return vlm.family.vision_tokens(vlm.model, out)
 
 def dense_loss(heads: nn.ModuleDict, features: Tensor, labels: dict[str, Tensor]) -> Tensor:
     "Sum of the heads' cross-entropies; empty tokens count a tenth, because nine in ten are empty"
