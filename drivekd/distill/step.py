@@ -58,8 +58,7 @@ class Window:
     ):
         self.parameters, self.recipe, self.seed = [p for p in parameters if p.requires_grad], recipe, seed
         self.method, self.stage2 = _method(recipe, recipe.conflict), _method(recipe, recipe.stage2)
-        self.total: Grads | None = None
-        self.forget()
+        self.total: Grads | None = None; self.forget()
 
     def forget(self) -> None:
         "Forget the terms' gradients; the total stays."
@@ -98,9 +97,8 @@ class Window:
         grads, telemetry = resolve([self.buffers[n] for n in names], self.method, r.support, self.reduce, terms=names, anchor=r.anchor,
                                    stage1=r.stage1, stage2=self.stage2, ce_count=r.ce_count, permutation=permutation,
                                    key=(self.seed, *key), options=r.conflict_options)
-        by_block = block_grams([self.buffers[n] for n in names], blocks, self.reduce) if blocks else {}
         self.total = grads if self.total is None else [_sum(a, b) for a, b in zip(self.total, grads, strict=True)]
-        outcome = _outcome(self, names, telemetry, {b: g.tolist() for b, g in by_block.items()})
+        outcome = _outcome(self, names, telemetry, blocks)
         self.forget()
         return outcome
 
@@ -120,12 +118,14 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _outcome(window: Window, names: Sequence[str], telemetry: Telemetry, blocks: dict[str, list]) -> Outcome:
+def _outcome(window: Window, names: Sequence[str], telemetry: Telemetry, blocks: Sequence[str]) -> Outcome:
     "Undo mixing and weights for the record."
+    by_block = block_grams([window.buffers[n] for n in names], blocks, window.reduce) if blocks else {}
     mixed = torch.stack([window.losses[n] for n in names]).tolist()  # one transfer from the device
     norms = {n: norm / (window.weights[n] * window.mass[n]) for n, norm in zip(names, telemetry.norms, strict=True)}
     return Outcome({n: x / window.mass[n] for n, x in zip(names, mixed, strict=True)}, norms, dict(window.weights),
-                   sum(window.weights[n] * x for n, x in zip(names, mixed, strict=True)), telemetry, blocks)
+                   sum(window.weights[n] * x for n, x in zip(names, mixed, strict=True)), telemetry,
+                   {b: g.tolist() for b, g in by_block.items()})
 
 # %% ../../nbs/api/distill/06a_step.ipynb #b5f89a67
 def block_of(
