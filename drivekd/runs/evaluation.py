@@ -157,14 +157,14 @@ class Evaluation:
     @property
     def asked(self) -> int: return sum(map(len, self.marks.values()))
 
-
+# %% ../../nbs/api/runs/04_evaluation.ipynb #906f242b
 def answer_store(path: str) -> Path:
     "The folder of answer logs: below the project, or below the working folder outside one."
     try: root = project_root()
     except RunError: root = Path()
     return Path(os.path.relpath(root / path))
 
-
+# %% ../../nbs/api/runs/04_evaluation.ipynb #c18aecf9
 def evaluate_file(quiz: Quiz, judge: Judge, runs: int, known: Descriptions) -> Evaluation:
     "Judge the replies that a file brings along."
     replies, left = given_replies(quiz.items)
@@ -190,7 +190,7 @@ def evaluate_model(
         found[setting.name] = replies, left, there, time.monotonic() - start
     return evaluation_of(quiz, {s.name: s for s in settings}, found, judge, runs, known)
 
-
+# %% ../../nbs/api/runs/04_evaluation.ipynb #ebb5b209
 def evaluation_of(
     quiz: Quiz,
     settings: Mapping[str, Setting],  # by name

@@ -216,7 +216,7 @@ def scores_section(evaluation: Evaluation) -> Section:
     words = [language_table(scores)] if any(s.language for s in scores.values()) else []
     return Section(title, [triad_table(marks), bucket_table(scores), *counts, *blind_buckets(scores), *words, *drivelm_piece(marks)])
 
-
+# %% ../../nbs/api/runs/05_evaluation_report.ipynb #be89d967
 def robustness_section(evaluation: Evaluation, asking: Asking | None = None) -> Section:
     "References, families, settings."
     clean = next(iter(evaluation.marks.values()))
@@ -227,7 +227,7 @@ def robustness_section(evaluation: Evaluation, asking: Asking | None = None) -> 
     if len(evaluation.settings) == 1: pieces.append(note("Only one setting was asked, so nothing is known about what the pictures contribute: text_only tells."))
     return Section("Robustness", ["A model that answers as well without pictures is not answering from them.", *pieces])
 
-
+# %% ../../nbs/api/runs/05_evaluation_report.ipynb #19a658c7
 MINIATURE = 50_000_000  # parameters; the smallest published driving models have ten times as many
 
 
@@ -245,7 +245,7 @@ def run_section(evaluation: Evaluation, model: str, judge: str, parameters: int 
     if few < 20: notes.append(note(f"{few} frame{'s' * (few > 1)} only: the intervals say how little that is."))
     return Section("The run", [told, *notes])
 
-
+# %% ../../nbs/api/runs/05_evaluation_report.ipynb #3159c7bd
 def setup_section(params: Mapping[str, object]) -> Section:
     "All that is needed to do it again."
     return Section("Set-up", [details("All parameters", table(["parameter", "value"], [[k, v if v != "" else "(empty)"] for k, v in params.items()]))])
@@ -265,7 +265,7 @@ def sections(
     return [run_section(evaluation, model, judge, parameters), scores_section(evaluation), robustness_section(evaluation, asking), left_out_section(evaluation, asking), examples_section(evaluation, 2, asking),
             comparable_section(evaluation, JUDGE_NAMES.get(judge, judge), prompt, limit), setup_section(params)]
 
-
+# %% ../../nbs/api/runs/05_evaluation_report.ipynb #1f7e4dd3
 def lead(evaluation: Evaluation, model: str) -> str:
     "The result in a paragraph, and what the pictures contribute."
     name, marks = next((n, m) for n, m in evaluation.marks.items() if m)
