@@ -89,6 +89,7 @@ def bench(
 COMMANDS = {  # name → module and function that takes the remaining arguments, what it does
     "check-data": ("drivekd.cli", "check_data", "check a file of driving questions and its pictures"),
     "run": ("drivekd.runs.runner", "main", "execute a run notebook"),
+    "sweep": ("drivekd.runs.plans", "main", "execute many runs of one notebook"),
     "world": ("drivekd.data.world", "main", "write the miniature driving world"),
     "bench": ("drivekd.cli", "bench", "what a training step costs (bench step), and a model in the car (bench deploy)"),
 }

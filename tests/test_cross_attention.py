@@ -150,7 +150,7 @@ def test_the_memory_of_vision_keys_is_foreseen(teachers, records):
     for shown in (records[:1], records[2:]):
         batch, kept = Batcher(vlm)(shown), {}
         def note(x):
-            if (place := x.untyped_storage().data_ptr()) not in weights: kept[place] = x.untyped_storage().nbytes()
+            if (place := x.untyped_storage().data_ptr()) not in weights: kept[place] = x.untyped_storage().nbytes()  # noqa: B023
             return x
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): out = vlm.model(**batch.model_inputs(), use_cache=False)
         found.append((sum(kept.values()), memory_estimate(vlm, {}, RECIPE, batch)["activations"]))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from drivekd.runs import report as R
+from drivekd.runs.identity import sha256_of
 from drivekd.runs.privacy import redact
 from drivekd.study.intervals import Interval, paired_difference
 from drivekd.workbench.figures import accuracy_bars
@@ -146,9 +147,9 @@ def test_folder_hash_sees_names_and_contents(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.jpg").write_bytes(b"1")
-    assert R.sha256_of(tmp_path / "a") == R.sha256_of(tmp_path / "b")
+    assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
     (tmp_path / "b" / "x.jpg").rename(tmp_path / "b" / "y.jpg")
-    assert R.sha256_of(tmp_path / "a") != R.sha256_of(tmp_path / "b")
+    assert sha256_of(tmp_path / "a") != sha256_of(tmp_path / "b")
 
 
 def test_git_revision_is_none_outside_a_repository(tmp_path):

@@ -84,6 +84,17 @@ def test_micro_batch_scope_combines_each_micro_batch(tmp_path):
     assert [r["step"] for r in record] == [1, 1, 1, 2, 2, 2]
 
 
+def test_blocks_are_noted_every_so_many_steps_add_up_and_change_nothing(tmp_path):
+    quiet, noted = make(tmp_path / "quiet", max_steps=4), make(tmp_path / "noted", max_steps=4, log_blocks=2)
+    quiet.train(); noted.train()
+    record = lines(tmp_path / "noted")
+    assert [r["step"] for r in record if "gram_by_block" in r] == [1, 3]
+    grams = record[0]["gram_by_block"]
+    assert {"layer 1 attention", "layer 4 feed-forward", "head"} <= grams.keys()
+    torch.testing.assert_close(sum(map(torch.tensor, grams.values())), torch.tensor(record[0]["gram"]), rtol=1e-5, atol=1e-9)
+    assert_same(state(quiet), state(noted), rtol=0, atol=0)
+
+
 def one_combination(recipe, teachers, batch):
     "Gradient of one batch under a recipe."
     student = tiny()

@@ -28,7 +28,7 @@ from .objective import static_weights
 from .reweighting import make_reweighting
 from .runfiles import TELEMETRY, append_telemetry, check_writable, summary
 from .sharding import ShardedWindow, check_shard, shard
-from .step import Window, fold_anchors, is_due
+from .step import Window, block_of, fold_anchors, is_due
 from ..models.loading import VLM, freeze
 
 # %% ../../nbs/api/distill/06h_multiloss.ipynb #534f5a8a
@@ -45,6 +45,7 @@ class DistillationConfig(TrainingArguments):
     remove_unused_columns: bool = False  # the collator makes the batch, columns are none of the trainer's business
     logging_nan_inf_filter: bool = False  # a loss that is no number stops the run instead of being smoothed away
     logging_steps: float = 10  # optimizer steps
+    log_blocks: int = 0  # telemetry of every so many steps holds inner products by layer, too; 0: never
     dataloader_pin_memory: bool = False  # a `Batch` moves as a whole
 
     def __post_init__(self):
@@ -109,6 +110,7 @@ class LessonTrainer(Trainer):
         self.is_distributed_loading_by_transformers = args.shard  # Trainer and accelerate leave the model as it is
         self.window = (ShardedWindow(self.model, recipe, args.seed) if args.shard else
                        Window([*self.model.parameters(), *self.lesson.projection_parameters()], recipe, args.seed))
+        self.blocks = [block_of(name) for name, p in self.model.named_parameters() if p.requires_grad] + ["projections"] * len(self.lesson.projection_parameters())
         options = {"ratio": recipe.norm_ratio} if recipe.reweight == "norm_matched" else {}
         self.reweighting = make_reweighting(recipe.reweight, static_weights(recipe), **options)
 
@@ -157,7 +159,8 @@ class MultiLossTrainer(SamplingTrainer):
 
     def _combine(self, batch) -> float:
         "Resolve conflicts and take notes."
-        try: outcome = self.window.combine(key=(self.state.global_step, self.combined))
+        noted = self.args.log_blocks and self.state.global_step % self.args.log_blocks == 0
+        try: outcome = self.window.combine(key=(self.state.global_step, self.combined), blocks=self.blocks if noted else ())
         except ValueError as error: raise FloatingPointError(f"At step {self.state.global_step}, samples {batch.ids}: {error}") from None
         self.combined += 1
         self.recent.append(outcome)

@@ -38,7 +38,7 @@ def append_telemetry(
 ) -> None:
     "Add one line."
     record = {"step": step, "loss": outcome.total, "losses": outcome.losses, "norms_unweighted": outcome.norms,
-              "loss_weights": outcome.weights, "ratios": dict(ratios)}
+              "loss_weights": outcome.weights, "ratios": dict(ratios)} | ({"gram_by_block": outcome.blocks} if outcome.blocks else {})
     try:
         with open(path, "a") as file: file.write(json.dumps(record | outcome.telemetry.as_dict()) + "\n")
     except OSError as error:

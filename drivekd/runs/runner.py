@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_DIR', 'EXIT', 'GRACE', 'PULSE', 'project_root', 'find_notebook', 'run_folder', 'read_status', 'next_folder',
            'exact_folder', 'RunResult', 'write_status', 'sentence', 'verdict', 'correct', 'sweep', 'Plan', 'prepare',
-           'run', 'show_parameters', 'main']
+           'run', 'finished', 'show_parameters', 'main']
 
 # %% ../../nbs/api/runs/00_runner.ipynb #63ab9b8d
 import argparse
@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 
 import drivekd
+from .identity import identity
 from .parameters import RunError, declared, load_notebook, read_yaml, resolve, split_pairs
 from .privacy import clean_folder, redact, replace_text, secret_values
 from .worker import COMMAND, runnable, write_kernel
@@ -120,8 +121,9 @@ def next_folder(base: Path) -> Path:
 def exact_folder(
     folder: Path,
     force: bool,  # replace an earlier run
+    resume: str = "",  # identity of a run that may be there, unfinished, and goes on
 ) -> Path:
-    "`folder`, created; an earlier run in it is set aside."
+    "`folder`, created; an earlier run in it is set aside, or goes on."
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; give a folder with --out")
     if _claim(folder):
@@ -131,8 +133,9 @@ def exact_folder(
         raise RunError(f"{folder} holds something that is not a run, and is left alone; give another --out")
     if status["status"] in ("queued", "running"):
         raise RunError(f"{folder} holds a run that is still {status['status']} (process {status['pid']}); wait or give another --out")
+    if resume and status.get("identity") == resume: return folder
     if not force:
-        raise RunError(f"{folder} holds a run already ({status['status']}); replace it with --force or give another --out")
+        raise RunError(f"{folder} holds {'another run' if resume else 'a run already'} ({status['status']}); replace it with --force or give another --out")
     shutil.rmtree(_aside(folder), ignore_errors=True)
     folder.replace(_aside(folder))
     _claim(folder)
@@ -160,6 +163,7 @@ class RunResult:
     started: str = ""  # UTC
     exit_code: int | None = None
     redacted: dict[str, int] | None = None  # keys blacked out, per file
+    identity: str = ""  # of notebook, parameters, code and data
 
     @property
     def ok(self) -> bool:
@@ -360,6 +364,7 @@ class Plan:
     source: dict
     parameters: dict[str, Any]  # every parameter
     given: dict[str, Any]  # those that differ from the default or were given
+    identity: str  # of notebook, parameters, code and data
 
 # %% ../../nbs/api/runs/00_runner.ipynb #c3a37f2b
 def _shown_as(notebook: Path) -> str:
@@ -373,6 +378,7 @@ def prepare(
     notebook: str | Path,
     values: Mapping[str, Any],
     texts: Mapping[str, str],
+    identified: bool = True,  # hash code and data; False: only check
 ) -> Plan:
     "Find the notebook and check its parameters."
     path = find_notebook(str(notebook))
@@ -381,7 +387,7 @@ def prepare(
     for name in [*values, *texts]:
         if redact(str(parameters[name]), secret_values())[1]:
             raise RunError(f"the value of parameter {name} looks like an access key, and parameters are written into the notebook; put it into the environment instead")
-    return Plan(path, _shown_as(path), source, parameters, {n: parameters[n] for n in [*values, *texts]})
+    return Plan(path, _shown_as(path), source, parameters, {n: parameters[n] for n in [*values, *texts]}, identity(source, parameters, _root()) if identified else "")
 
 # %% ../../nbs/api/runs/00_runner.ipynb #5fdfeece
 def _stripped(source: dict) -> dict:
@@ -483,11 +489,14 @@ def run(
     *,
     texts: Mapping[str, str] | None = None,  # values as text, typed by the notebook's defaults
     force: bool = False,  # replace an earlier run in `out`
+    resume: bool = False,  # a finished run of the same identity in `out` is kept, an unfinished one goes on from its checkpoints
 ) -> RunResult:
     "Execute a run notebook in its own process and write the run folder."
     plan = prepare(notebook, parameters or {}, texts or {})
-    folder = exact_folder(Path(out), force) if out else next_folder(_outputs() / plan.notebook.stem)
-    result = RunResult("running", plan.shown_as, folder.resolve(), started=datetime.now(UTC).isoformat(timespec="seconds"))
+    if out and resume and (done := finished(Path(out), plan.identity)): return done
+    folder = exact_folder(Path(out), force, plan.identity if resume else "") if out else next_folder(_root() / "outputs" / plan.notebook.stem)
+    result = RunResult("running", plan.shown_as, folder.resolve(), started=datetime.now(UTC).isoformat(timespec="seconds"), identity=plan.identity)
+    (result.folder / "result.json").unlink(missing_ok=True)  # of an attempt that goes on
     replace_text(result.folder / "params.yaml", yaml.safe_dump(plan.parameters, sort_keys=False, allow_unicode=True))
     write_status(result)
     start = time.monotonic()
@@ -503,12 +512,19 @@ def run(
     return result
 
 # %% ../../nbs/api/runs/00_runner.ipynb #c0a08dc0
-def _outputs() -> Path:
-    "Default parent of run folders: the project's `outputs`, or here when there is no project."
+def _root() -> Path:
+    "The project's folder, or the working directory where there is none."
     try:
-        return project_root() / "outputs"
+        return project_root()
     except RunError:
-        return Path("outputs")
+        return Path()
+
+
+def finished(folder: Path, identity: str) -> RunResult | None:
+    "The run of this identity that is done in a folder, if there is one."
+    status = read_status(folder) or {}
+    if status.get("status") != "ok" or status.get("identity") != identity: return None
+    return RunResult(**{k: v for k, v in status.items() if k not in ("schema", "pid")} | {"folder": folder.resolve()})
 
 # %% ../../nbs/api/runs/00_runner.ipynb #81c2cf59
 def _parser() -> argparse.ArgumentParser:
@@ -518,6 +534,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-f", dest="file", metavar="FILE", type=Path, help="YAML file of parameters; -p wins over it")
     p.add_argument("--out", metavar="DIR", help="run folder (default: outputs/NAME, numbered if taken)")
     p.add_argument("--force", action="store_true", help="replace an earlier run in --out")
+    p.add_argument("--resume", action="store_true", help="go on with an unfinished run in --out; a finished one is kept")
+    p.add_argument("--replace-outdated", action="store_true", help="with --resume: a run of other code, data or parameters in --out is replaced")
     p.add_argument("--timeout", metavar="SECONDS", type=float, help="stop the whole run after this time")
     p.add_argument("--show", action="store_true", help="list the notebook's parameters and stop")
     return p
@@ -559,9 +577,10 @@ def main(
             return 0
         if args.timeout is not None and not args.timeout > 0:
             raise RunError(f"--timeout takes a positive number of seconds, found {args.timeout:g}")
+        if args.resume and not args.out: raise RunError("--resume needs --out, the folder of the run that is to go on")
         values = read_yaml(args.file) if args.file else {}
         with _signals_interrupt():
-            result = run(args.notebook, values, args.out, args.timeout, texts=split_pairs(args.pairs), force=args.force)
+            result = run(args.notebook, values, args.out, args.timeout, texts=split_pairs(args.pairs), force=args.force or args.replace_outdated, resume=args.resume)
     except RunError as e:
         print(f"drivekd run: {sentence(str(e))}", file=sys.stderr)
         return 2

@@ -1,0 +1,712 @@
+// The attention explorer: numbers first (Looks, Common canvas, scores), then what is drawn, then what is pressed.
+
+// --- a bundle --------------------------------------------------------------------------------------------------------------------
+
+class Looks {
+  constructor(bytes) {
+    const file = readTensors(bytes);
+    Object.assign(this, file.words);
+    this.models.forEach((m, i) => {
+      m.index = i; m.picture = file.get(`model/${i}/picture`).data; m.boxes = file.get(`model/${i}/boxes`).data;
+      m.overview = file.get(`model/${i}/overview`).data; m.count = m.picture.length;
+    });
+    this.maps.forEach((m, i) => {
+      Object.assign(m, {codes: file.get(`map/${i}/codes`).data, scale: file.get(`map/${i}/scale`).data});
+      if (file.has(`map/${i}/share`)) m.share = file.get(`map/${i}/share`).data;
+      m.at = new Map(m.rows.map((row, place) => [row, place]));
+    });
+    this.cameras.forEach((c, i) => { c.jpeg = file.get(`camera/${i}`).data; });
+    this.sinks = new Map();
+  }
+  model(name) { return this.models.find(m => m.name === name); }
+  map(model, method, head) { return this.maps.find(m => m.model === model && m.method === method && m.head === head); }
+
+  /** Attention of a row to the vision tokens, mean over layers; null where the bundle has none. */
+  row(model, method, head, layers, row) {
+    const map = this.map(model, method, head), n = this.model(model).count;
+    if (!map || !map.at.has(row)) return null;
+    const out = new Float32Array(n), r = map.at.get(row), root = map.codes instanceof Uint8Array;
+    for (const layer of layers) {
+      const l = map.layers.indexOf(layer);
+      if (l < 0) return null;
+      const from = (l * map.rows.length + r) * n, scale = map.scale[l * map.rows.length + r] / layers.length;
+      for (let v = 0; v < n; v++) { const c = map.codes[from + v]; out[v] += scale * (root ? c * c : c); }
+    }
+    return out;
+  }
+  /** Mean over rows. */
+  mean(model, method, head, layers, rows) {
+    const found = rows.map(r => this.row(model, method, head, layers, r)).filter(Boolean);
+    if (!found.length) return null;
+    const out = new Float32Array(found[0].length);
+    for (const values of found) for (let v = 0; v < out.length; v++) out[v] += values[v] / found.length;
+    return out;
+  }
+  /** Vision, text and first token: mean over rows and layers; null if not recorded. */
+  shares(model, layers, rows) {
+    const map = this.map(model, "attention", null), out = [0, 0, 0];
+    if (!map || !map.share) return null;
+    const known = rows.filter(r => map.at.has(r)), n = known.length * layers.length;
+    for (const r of known) for (const layer of layers) for (let i = 0; i < 3; i++) out[i] += map.share[3 * (map.layers.indexOf(layer) * map.rows.length + map.at.get(r)) + i] / n;
+    return n ? out : null;
+  }
+  /** Vision tokens that half of all rows look at, whatever they say: more than eight times an even share (our choice). */
+  sink(model, method, head, layers) {
+    const key = [model, method, head, layers].join();
+    if (!this.sinks.has(key)) {
+      const map = this.map(model, method, head), n = this.model(model).count;
+      const rows = map ? map.rows.map(r => this.row(model, method, head, layers, r)).filter(Boolean) : [];
+      const marks = new Uint8Array(n), column = new Float32Array(rows.length), totals = rows.map(sum);
+      if (rows.length > 4) for (let v = 0; v < n; v++) {
+        rows.forEach((values, i) => { column[i] = totals[i] > 0 ? values[v] / totals[i] : 0; });
+        marks[v] = quantile(column, 0.5) > 8 / n && column.filter(x => x > 8 / n).length > rows.length / 2 ? 1 : 0;
+      }
+      this.sinks.set(key, marks);
+    }
+    return this.sinks.get(key);
+  }
+}
+
+// --- one canvas for models with different grids --------------------------------------------------------------------------------------
+
+const gcd = (a, b) => b ? gcd(b, a % b) : a;
+
+/** A raster per picture on which every model's tokens lie; mass is spread by area, so none is lost. */
+class Common {
+  constructor(looks, models, finest = 96) {
+    this.grids = looks.cameras.map((_, p) => [0, 1].map(axis => this.side(models, p, axis, finest)));
+    this.start = [0];
+    for (const [x, y] of this.grids) this.start.push(this.start.at(-1) + x * y);
+    this.size = this.start.at(-1);
+    this.spread = new Map(models.map(m => [m.name, this.weights(m)]));
+    this.unit = this.grids[0][0] * this.grids[0][1];  // values are shown per 1/unit of a picture
+    this.same = models.every(m => m.count === this.size && this.spread.get(m.name).cell.length === this.size);
+  }
+  side(models, picture, axis, finest) {
+    let n = 1;
+    for (const m of models) for (let v = 0; v < m.count; v++) if (m.picture[v] === picture && !m.overview[v]) {
+      const own = Math.round(1 / (m.boxes[4 * v + 2 + axis] - m.boxes[4 * v + axis]));
+      n = n * own / gcd(n, own);
+      if (n > finest) return finest;
+    }
+    return n;
+  }
+  weights(m) {
+    const cell = [], token = [], part = [];
+    for (let v = 0; v < m.count; v++) {
+      const [nx, ny] = this.grids[m.picture[v]], [l, t, r, b] = m.boxes.subarray(4 * v, 4 * v + 4), area = (r - l) * (b - t);
+      for (let y = Math.floor(t * ny + 1e-4); y < Math.min(ny, Math.ceil(b * ny - 1e-4)); y++) for (let x = Math.floor(l * nx + 1e-4); x < Math.min(nx, Math.ceil(r * nx - 1e-4)); x++) {
+        const w = Math.max(0, Math.min(r, (x + 1) / nx) - Math.max(l, x / nx)) * Math.max(0, Math.min(b, (y + 1) / ny) - Math.max(t, y / ny)) / area;
+        if (w > 1e-6) { cell.push(this.start[m.picture[v]] + y * nx + x); token.push(v); part.push(w); }
+      }
+    }
+    return {cell: Int32Array.from(cell), token: Int32Array.from(token), part: Float32Array.from(part)};
+  }
+  /** Mass per token as mass per cell. */
+  cells(model, values) {
+    const {cell, token, part} = this.spread.get(model), out = new Float32Array(this.size);
+    for (let i = 0; i < cell.length; i++) out[cell[i]] += part[i] * values[token[i]];
+    return out;
+  }
+  /** Share of the pictures that no token of a model sees. */
+  unseen(model) {
+    const {cell} = this.spread.get(model), seen = new Uint8Array(this.size);
+    for (const c of cell) seen[c] = 1;
+    return this.grids.reduce((gap, [x, y], p) => gap + (1 - sum(seen.subarray(this.start[p], this.start[p + 1])) / (x * y)) / this.grids.length, 0);
+  }
+}
+
+// --- scores ----------------------------------------------------------------------------------------------------------------------------
+
+const EPS = 1e-6;
+
+/** How far two distributions over cells are apart, in nats: KL(a‖b) and Jensen–Shannon. */
+function divergences(a, b) {
+  let kl = 0, js = 0;
+  for (let i = 0; i < a.length; i++) {
+    const m = (a[i] + b[i]) / 2;
+    kl += a[i] * Math.log((a[i] + EPS) / (b[i] + EPS));
+    js += (a[i] * Math.log((a[i] + EPS) / (m + EPS)) + b[i] * Math.log((b[i] + EPS) / (m + EPS))) / 2;
+  }
+  return [Math.max(0, kl), Math.max(0, js)];
+}
+
+/** Sums over rectangles of a picture in constant time, with fractions of cells at the edges. */
+function rectangles(cells, [nx, ny]) {
+  const table = new Float64Array((nx + 1) * (ny + 1));
+  for (let y = 0; y < ny; y++) for (let x = 0; x < nx; x++)
+    table[(y + 1) * (nx + 1) + x + 1] = cells[y * nx + x] + table[y * (nx + 1) + x + 1] + table[(y + 1) * (nx + 1) + x] - table[y * (nx + 1) + x];
+  const upTo = (fx, fy) => {
+    const x = Math.min(Math.max(fx, 0), 1) * nx, y = Math.min(Math.max(fy, 0), 1) * ny, i = Math.min(Math.floor(x), nx - 1), j = Math.min(Math.floor(y), ny - 1);
+    const a = table[j * (nx + 1) + i], b = table[j * (nx + 1) + i + 1], c = table[(j + 1) * (nx + 1) + i], d = table[(j + 1) * (nx + 1) + i + 1], u = x - i, v = y - j;
+    return a * (1 - u) * (1 - v) + b * u * (1 - v) + c * (1 - u) * v + d * u * v;
+  };
+  return ([l, t, r, b]) => upTo(r, b) - upTo(l, b) - upTo(r, t) + upTo(l, t);
+}
+
+const RADIUS = 0.06;  // of a tag's disc, in fractions; drawn as it is counted
+const boxOf = o => o.box || [o.point[0] - RADIUS, o.point[1] - RADIUS, o.point[0] + RADIUS, o.point[1] + RADIUS].map(x => Math.min(1, Math.max(0, x)));
+
+/** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less. */
+function grounding(common, cells, box, picture, draws = 300) {
+  const inside = common.grids.map((grid, p) => rectangles(cells.subarray(common.start[p], common.start[p + 1]), grid));
+  const w = box[2] - box[0], h = box[3] - box[1], mass = inside[picture](box), area = w * h / common.grids.length, draw = lottery(7);
+  let less = 0, mean = 0;
+  for (let i = 0; i < draws; i++) {
+    const p = Math.floor(draw() * common.grids.length), x = draw() * (1 - w), y = draw() * (1 - h), other = inside[p]([x, y, x + w, y + h]);
+    less += other < mass; mean += other / draws;
+  }
+  return {mass, area, lift: mass / area, random: mean, beats: less / draws};
+}
+
+// --- panes ------------------------------------------------------------------------------------------------------------------------------
+
+const LAYOUTS = {  // column and row of each camera
+  panorama: {CAM_FRONT_LEFT: [0, 0], CAM_FRONT: [1, 0], CAM_FRONT_RIGHT: [2, 0], CAM_BACK_LEFT: [0, 1], CAM_BACK: [1, 1], CAM_BACK_RIGHT: [2, 1]},
+  "top-down": {CAM_FRONT_LEFT: [0, 0], CAM_FRONT: [1, 0], CAM_FRONT_RIGHT: [2, 0], CAM_BACK_LEFT: [0, 1], CAM_BACK_RIGHT: [2, 1], CAM_BACK: [1, 2]},
+};
+const VIEWS = {CAM_FRONT: [0, 64.6], CAM_FRONT_LEFT: [55, 64.6], CAM_FRONT_RIGHT: [-55, 64.6], CAM_BACK: [180, 89.4], CAM_BACK_LEFT: [110, 64.6], CAM_BACK_RIGHT: [-110, 64.6]};  // yaw, field of view (nuScenes)
+
+/** Rectangles of the cameras in a panel of a width. */
+function panes(cameras, layout, width) {
+  const places = LAYOUTS[layout], known = cameras.every(c => c.name in places), gap = 4;
+  const columns = known ? 3 : Math.min(3, cameras.length), w = (width - gap * (columns - 1)) / columns;
+  const ratio = Math.max(...cameras.map(c => c.height / c.width)), h = w * ratio;
+  const at = cameras.map((c, i) => known ? places[c.name] : [i % columns, Math.floor(i / columns)]);
+  const rows = Math.max(...at.map(([, y]) => y)) + 1;
+  return {boxes: at.map(([x, y]) => ({x: x * (w + gap), y: y * (h + gap), w, h})), height: rows * (h + gap) - gap, middle: known && layout === "top-down" ? {x: w + gap, y: h + gap, w, h} : null};
+}
+
+const NOTE = "Attention says where a layer looked, not why it answered: it is not causal evidence.";
+const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch"], ["Shift + ← →", "several tokens"], ["Enter", "keep the token or patch under the pointer"],
+  ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
+
+// --- the view ------------------------------------------------------------------------------------------------------------------------------
+
+class AttentionView {
+  constructor(host, channel, bytes) {
+    this.channel = channel; this.looks = new Looks(bytes); this.box = frame(host, "Attention explorer");
+    const students = this.looks.models.filter(m => m.role === "student"), teachers = this.looks.models.filter(m => m.role !== "student");
+    const own = teachers.find(m => m.capability === this.looks.source.capability) || teachers[0] || students[0];
+    const other = students.find(m => m !== own) || this.looks.models.find(m => m !== own) || null;
+    this.state = {a: own.name, b: other && other.name, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null,
+      layout: "panorama", colours: "viridis", sinks: false, objects: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: "pictures", sort: "place", ascending: true};
+    this.hover = {row: null, patch: null};
+    this.pictures = [];
+    this.build();
+    const last = this.recorded("a").at(-1);
+    this.state.layersA = [last]; this.state.layersB = other ? [this.partner(last)] : [];
+    this.state.rows = [this.looks.tokens.findIndex(t => t.role !== "question")].map(i => i < 0 ? 0 : i);
+    const wanted = this.looks.plans.find(p => p.capability === this.looks.source.capability && p.teacher === this.state.a && p.student === this.state.b);
+    if (wanted) this.applyPreset(wanted.capability, false);
+    this.accept(channel.get());
+    channel.on(() => { this.accept(channel.get()); this.renew(); });
+  }
+  async start() {
+    this.pictures = await Promise.all(this.looks.cameras.map(async c => {
+      const image = await createImageBitmap(new Blob([c.jpeg], {type: "image/jpeg"})), canvas = el("canvas", {width: image.width, height: image.height});
+      const pen = canvas.getContext("2d");
+      pen.filter = "grayscale(60%)"; pen.drawImage(image, 0, 0);  // muted, so that the map's colours are the strongest
+      return canvas;
+    }));
+    new ResizeObserver(() => this.fit()).observe(this.stage);
+    this.fit(); this.renew();
+    this.box.root.dataset.ready = "true";
+    return this;
+  }
+  /** State from outside: only keys that exist, only values that the bundle has. */
+  accept(given) {
+    const s = this.state, names = this.looks.models.map(m => m.name), n = this.looks.tokens.length;
+    for (const side of ["a", "b"]) if (names.includes(given[side])) { s[side] = given[side]; s["layers" + side.toUpperCase()] = [this.recorded(side).at(-1)]; }
+    for (const [key, values] of Object.entries({mode: ["a", "b", "difference", "all"], method: this.methods(), layout: Object.keys(LAYOUTS), colours: Object.keys(MAPS), norm: ["pictures", "row"]})) if (values.includes(given[key])) s[key] = given[key];
+    if (given.preset) this.applyPreset(given.preset, false);
+    for (const side of ["A", "B"]) if (Array.isArray(given["layers" + side])) { const l = given["layers" + side].filter(x => this.recorded(side.toLowerCase()).includes(x)); if (l.length) s["layers" + side] = l; }
+    if (Array.isArray(given.rows)) { const rows = given.rows.filter(r => Number.isInteger(r) && r >= 0 && r < n); if (rows.length) s.rows = rows; }
+    if (given.head === null || Number.isInteger(given.head)) s.head = given.head;
+    for (const key of ["sinks", "objects"]) if (typeof given[key] === "boolean") s[key] = given[key];
+    if (!s.b && s.mode !== "a") s.mode = "a";
+  }
+  tell() { const {a, b, mode, preset, layersA, layersB, head, method, rows, layout, colours, sinks, objects, norm} = this.state; this.channel.set({a, b, mode, preset, layersA, layersB, head, method, rows, layout, colours, sinks, objects, norm}); }
+
+  // --- what there is
+
+  methods() { return [...new Set(this.looks.maps.map(m => m.method))]; }
+  recorded(side, method = this.state.method) { const map = this.looks.map(this.state[side], method, null); return map ? map.layers : []; }
+  heads() { return [...new Set(this.looks.maps.filter(m => m.head != null && [this.state.a, this.state.b].includes(m.model)).map(m => m.head))].sort((x, y) => x - y); }
+  /** The second model's layer at the same relative depth as one of the first's. */
+  partner(layer) {
+    const {a, b} = this.state, there = this.recorded("b"), depth = (layer + 0.5) / this.looks.model(a).layers * this.looks.model(b).layers - 0.5;
+    return there.reduce((best, l) => Math.abs(l - depth) < Math.abs(best - depth) ? l : best, there[0]);
+  }
+  plan() { const {a, b, preset} = this.state; return this.looks.plans.find(p => p.capability === preset && p.teacher === a && p.student === b); }
+  side(which) {
+    const s = this.state, model = s[which], layers = which === "a" ? s.layersA : s.layersB;
+    const head = s.head != null && s.method === "attention" && this.looks.map(model, "attention", s.head) && layers.every(l => this.looks.map(model, "attention", s.head).layers.includes(l)) ? s.head : null;
+    return {model, method: s.method, head, layers};
+  }
+  rows() { return this.hover.row != null ? [this.hover.row] : this.state.rows; }
+
+  /** Masses of the vision tokens of one side for some rows, as the controls want them; null if not recorded. */
+  masses(which, rows, hide = this.state.sinks) {
+    const s = this.state, {model, method, head, layers} = this.side(which), values = model && this.looks.mean(model, method, head, layers, rows);
+    if (!values) return null;
+    const m = this.looks.model(model), sink = hide ? this.looks.sink(model, method, head, layers) : null;
+    for (let v = 0; v < values.length; v++) if ((sink && sink[v]) || (s.part !== "both" && (s.part === "overview") !== Boolean(m.overview[v]))) values[v] = 0;
+    const total = s.norm === "pictures" || method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
+    return total > 0 ? values.map(x => x / total) : values;
+  }
+  cells(which, rows, hide) { const values = this.masses(which, rows, hide); return values && this.common.cells(this.state[which], values); }
+
+  // --- changes
+
+  change(patch, keepPreset = false) { Object.assign(this.state, patch); if (!keepPreset) this.state.preset = null; this.renew(); this.tell(); }
+  applyPreset(capability, tell = true) {
+    const plans = this.looks.plans.filter(p => p.capability === capability);
+    if (!plans.length) return;
+    const teacher = this.looks.models.find(m => m.capability === capability && plans.some(p => p.teacher === m.name)), s = this.state;
+    const plan = plans.find(p => p.teacher === (teacher ? teacher.name : s.a) && p.student === s.b) || plans.find(p => p.student === s.b) || plans[0];
+    Object.assign(s, {preset: capability, a: plan.teacher, b: plan.student, method: "attention", head: null, norm: "row", step: 0});
+    this.takeStep();
+    if (tell) { this.renew(); this.tell(); }
+  }
+  takeStep() {
+    const {pairs} = this.plan(), [student, teachers] = pairs[this.state.step];
+    this.state.layersB = [student].filter(l => this.recorded("b").includes(l)); this.state.layersA = teachers.filter(l => this.recorded("a").includes(l));
+    if (!this.state.layersA.length || !this.state.layersB.length) throw new Error(`The bundle lacks layers of the ${this.state.preset} preset; record them.`);
+  }
+  layer(by) {
+    const s = this.state, plan = this.plan();
+    if (plan) { s.step = Math.min(plan.pairs.length - 1, Math.max(0, s.step + by)); this.takeStep(); this.renew(); this.tell(); return; }
+    const there = this.recorded("a"), next = there[Math.min(there.length - 1, Math.max(0, there.indexOf(s.layersA[0]) + by))];
+    this.change({layersA: [next], layersB: s.b ? [this.partner(next)] : []});
+  }
+  method(name) {
+    const s = this.state; s.method = name;
+    const near = (side, layers) => { const there = this.recorded(side); return layers.every(l => there.includes(l)) ? layers : [there.reduce((best, l) => Math.abs(l - layers[0]) < Math.abs(best - layers[0]) ? l : best, there[0])]; };
+    this.change({layersA: near("a", s.layersA), layersB: s.b ? near("b", s.layersB) : [], head: null});
+  }
+  models(side, name) {
+    const s = this.state; s[side] = name;
+    const there = this.recorded(side), key = side === "a" ? "layersA" : "layersB";
+    if (!s[key].every(l => there.includes(l))) s[key] = [there.at(-1)];
+    this.change(s.preset && this.plan() ? {} : {preset: null}, Boolean(this.plan()));
+  }
+  select(rows, hold = true) { this.state.rows = rows; this.hover.row = null; this.show(); if (hold) this.tell(); }
+  point(patch, keep = false) { if (keep) this.state.patch = patch; else this.hover.patch = patch; this.show(); }
+
+  // --- elements
+
+  build() {
+    const L = this.looks, s = this.state, guard = this.box.guard, two = Boolean(s.b);
+    const capabilities = [...new Set(L.plans.map(p => p.capability))];
+    this.ui = {
+      presets: segments("Presets", capabilities.map(c => [c, c, "the layers that the " + c + " loss compares"]), guard(c => this.applyPreset(c))),
+      mode: segments("View", two ? [["a", "1 first"], ["b", "2 second"], ["difference", "3 difference"], ["all", "4 all"]] : [["a", "1 model"]], guard(mode => this.change({mode}, true))),
+      a: chooser(two ? "first" : "model", L.models.map(m => [m.name, this.title(m)]), s.a, guard(v => this.models("a", v))),
+      b: two && chooser("second", L.models.map(m => [m.name, this.title(m)]), s.b, guard(v => this.models("b", v))),
+      layersA: chooser("layer", [], 0, guard(v => this.change({layersA: [Number(v)], layersB: two ? [this.partner(Number(v))] : []}))),
+      layersB: two && chooser("with", [], 0, guard(v => this.change({layersB: [Number(v)]}))),
+      head: chooser("head", [], "", guard(v => this.change({head: v === "" ? null : Number(v)}, true))),
+      method: chooser("method", this.methods().map(m => [m, {attention: "attention", rollout: "rollout", gradient: "gradient-weighted"}[m]]), s.method, guard(v => this.method(v))),
+      norm: chooser("sums to 1 over", [["pictures", "pictures"], ["row", "the whole row"]], s.norm, guard(v => this.change({norm: v}, true)), "the loss compares whole rows; shares of the pictures compare where, not how much"),
+      layout: chooser("layout", Object.keys(LAYOUTS).map(k => [k, k]), s.layout, guard(v => { this.state.layout = v; this.fit(); this.renew(); this.tell(); })),
+      colours: chooser("colours", Object.keys(MAPS).map(k => [k, k]), s.colours, guard(v => this.change({colours: v}, true))),
+      part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part, guard(v => this.change({part: v}, true))),
+      shade: chooser("words shaded by", [["pictures", "attention to pictures"], ["kl", "KL"], ["mse", "MSE"]], s.shade, guard(v => this.change({shade: v}, true))),
+      sinks: toggle("hide sinks", guard(v => this.change({sinks: v}, true)), "vision tokens that half of all rows look at, more than 8 times an even share"),
+      objects: toggle("objects", guard(v => this.change({objects: v}, true))),
+      lock: toggle("hold scale", guard(v => this.change({lock: v ? this.top : null}, true)), "keep the colour scale while tokens, heads and layers change"),
+      opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours", "aria-label": "strength of the colours", oninput: guard(e => this.change({opacity: Number(e.target.value)}, true))}),
+    };
+    const u = this.ui, hasOverview = L.models.some(m => m.overview.some(Boolean));
+    this.layersText = el("span", {class: "dk-layers"});
+    this.ui.words = this.buildWords();
+    this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-roledescription": "map of attention on the cameras", "aria-describedby": "dk-readout"});
+    this.stage = el("div", {class: "dk-stage"}, this.canvas);
+    this.readout = el("div", {class: "dk-readout"}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.ablation = el("div");
+    const button = (text, run, title) => el("button", {type: "button", onclick: guard(run), title}, text);
+    this.box.body.replaceChildren(el("style", {}, LOOK),
+      el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null, capabilities.length ? u.presets.node : null, this.layersText,
+        el("span", {class: "dk-push"}), button("Picture", () => this.keep(), "picture of this view (p)"), button("Keys", () => this.help(), "all keys (?)")),
+      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
+      u.words,
+      el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
+        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node)),
+        el("aside", {}, this.mix, this.bars, this.scores, this.ablation, el("div", {class: "dk-row dk-small"}, u.shade.node), this.list)),
+      el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it." : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
+    this.listen();
+  }
+  title(m) { return m.name === m.role || !["teacher", "student"].includes(m.role) || m.name.includes(m.role) ? m.name : `${m.name} ${m.role}`; }
+  buildWords() {
+    const L = this.looks, texts = {question: L.question, answer: L.answer}, lists = [];
+    this.chips = [];
+    for (const role of ["question", "answer"]) {
+      const list = el("div", {class: "dk-words", role: "listbox", "aria-multiselectable": "true", "aria-label": `tokens of the ${role}`});
+      let at = 0;
+      L.tokens.forEach((token, i) => {
+        if (token.role !== role && !(role === "answer" && token.role === "prompt")) return;
+        const chip = el("span", {class: "dk-token", role: "option", tabindex: -1, "data-row": i, dir: "auto"}, token.role === "prompt" ? "\u25b8" : token.text.replace(/\n/g, "\u21b5") || "\u2205");
+        if (token.role === "prompt") chip.title = "the last token before the answer: here the model decides how to begin";
+        else { list.append(texts[role].slice(at, token.start)); at = Math.max(at, token.end); }
+        this.chips[i] = chip; list.append(chip);
+      });
+      if (role !== "question" || at) list.append(texts[role].slice(at));
+      lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
+    }
+    const first = this.chips.find(Boolean); if (first) first.tabIndex = 0;
+    const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []); return rows.length ? el("button", {type: "button", onclick: this.box.guard(() => this.select(rows))}, label) : null; };
+    return el("div", {class: "dk-text"}, lists, el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true), group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
+      el("span", {class: "dk-replies"}, L.models.filter(m => m.reply).map(m => el("span", {title: m.revision}, el("b", {}, this.title(m) + " says: "), m.reply.replace(/\s+/g, " ").slice(0, 160))))));
+  }
+
+  // --- drawing
+
+  fit() {
+    const width = Math.max(280, Math.floor(this.stage.clientWidth)), s = this.state, wide = s.mode === "all" && width > 900;
+    const shown = s.mode === "all" ? ["a", "b", "difference"] : [s.mode], gap = 14, head = 20;
+    const panel = wide ? (width - 2 * gap) / 3 : width, {boxes, height, middle} = panes(this.looks.cameras, s.layout, panel);
+    this.panels = shown.map((what, i) => ({what, x: wide ? i * (panel + gap) : 0, y: head + (wide ? 0 : i * (height + head + 8)), width: panel, boxes, middle, height}));
+    const h = Math.ceil(this.panels.at(-1).y + height + 30), ratio = globalThis.devicePixelRatio || 1;
+    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(h * ratio)) Object.assign(this.canvas, {width: Math.round(width * ratio), height: Math.round(h * ratio)});
+    Object.assign(this.canvas.style, {width: width + "px", height: h + "px"});
+    this.shape = {width, height: h, ratio};
+    if (this.pictures.length && this.common) this.show();
+  }
+  /** After a change of models, layers or options: everything. */
+  renew() {
+    const s = this.state, u = this.ui, L = this.looks, key = [s.a, s.b].join("\n");
+    if (this.commonKey !== key) { this.common = new Common(L, [s.a, s.b].filter(Boolean).map(n => L.model(n))); this.commonKey = key; }
+    const label = (side, layers) => layers.map(l => l + 1).join(", ") + " of " + L.model(s[side]).layers, options = side => this.recorded(side).map(l => [l, `${l + 1} of ${L.model(s[side]).layers}`]);
+    const grouped = (side, layers) => layers.length > 1 ? [["group", `mean of ${layers.map(l => l + 1).join(", ")}`], ...options(side)] : options(side);
+    u.a.select.value = s.a; u.layersA.fill(grouped("a", s.layersA), s.layersA.length > 1 ? "group" : s.layersA[0]);
+    if (u.b) { u.b.select.value = s.b; u.layersB.fill(grouped("b", s.layersB), s.layersB.length > 1 ? "group" : s.layersB[0]); }
+    u.head.fill([["", "mean"], ...this.heads().map(h => [h, String(h + 1)])], s.head == null ? "" : s.head);
+    for (const key of ["method", "norm", "layout", "colours", "part", "shade"]) u[key].select.value = s[key];
+    u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
+    const plan = this.plan();
+    this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map" : "text to vision"}, ${plan.distance}` : "";
+    this.lut = colours(s.colours); this.diverging = colours("difference");
+    this.distances = s.b ? this.measure() : null;
+    this.showList();
+    if (this.panels && this.panels.length !== (s.mode === "all" ? 3 : 1) || this.panels && s.mode !== "all" && this.panels[0].what !== s.mode) this.fit(); else this.show();
+  }
+  /** Per token: how far the second model's map is from the first's. */
+  measure() {
+    return this.looks.tokens.map((_, row) => {
+      const s = this.state, norm = s.norm;
+      s.norm = "row"; const a = this.cells("a", [row]), b = this.cells("b", [row]); s.norm = norm;
+      if (!a || !b) return null;
+      const ta = sum(a), tb = sum(b);
+      let square = 0;
+      for (let i = 0; i < a.length; i++) square += (a[i] - b[i]) ** 2 / a.length;
+      const [kl, js] = ta > 0 && tb > 0 ? divergences(a.map(x => x / ta), b.map(x => x / tb)) : [0, 0];
+      return {kl, js, mse: square, a: ta, b: tb};
+    });
+  }
+  /** After a change of token or patch: what depends on them. */
+  show() {
+    if (!this.pictures.length || !this.panels) return;
+    const rows = this.rows();
+    this.now = {a: this.cells("a", rows), b: this.state.b ? this.cells("b", rows) : null};
+    this.now.difference = this.now.a && this.now.b ? this.now.b.map((x, i) => x - this.now.a[i]) : null;
+    this.scale();
+    this.draw(this.canvas.getContext("2d"), this.shape.ratio);
+    this.showWords(); this.showBars(); this.showScores(); this.showReadout();
+  }
+  dense(cells) {
+    if (this.common.grids.every(([x, y]) => x * y === this.common.unit)) return cells;
+    const out = cells.slice();
+    this.common.grids.forEach(([x, y], p) => { for (let i = this.common.start[p]; i < this.common.start[p + 1]; i++) out[i] *= x * y / this.common.unit; });
+    return out;
+  }
+  scale() {
+    const both = [this.now.a, this.now.b].filter(Boolean).map(c => this.dense(c)), all = new Float32Array(both.reduce((n, c) => n + c.length, 0));
+    both.reduce((at, c) => { all.set(c, at); return at + c.length; }, 0);
+    this.top = this.state.lock ?? (all.length ? quantile(all, 0.995) : 1);
+    this.topDifference = this.now.difference ? quantile(this.dense(this.now.difference).map(Math.abs), 0.995) : 1;
+  }
+  overlay(cells, picture, difference) {
+    const [nx, ny] = this.common.grids[picture], from = this.common.start[picture], image = new ImageData(nx, ny), lut = difference ? this.diverging : this.lut, {opacity} = this.state;
+    for (let i = 0; i < nx * ny; i++) {
+      const x = cells[from + i] / (difference ? this.topDifference : this.top), v = Math.min(1, Math.abs(x));
+      if (difference) for (let c = 0; c < 3; c++) image.data[4 * i + c] = x > 0 ? MORE[c] : LESS[c];
+      else for (let c = 0; c < 3; c++) image.data[4 * i + c] = lut[3 * Math.round(255 * v) + c];
+      image.data[4 * i + 3] = 255 * opacity * (difference ? v : v ** 0.8);  // the root shows weak cells without veiling the photograph
+    }
+    const small = el("canvas", {width: nx, height: ny});
+    small.getContext("2d").putImageData(image, 0, 0);
+    return small;
+  }
+  draw(pen, ratio) {
+    const s = this.state, style = getComputedStyle(this.box.root), ink = style.color, {width, height} = this.shape;
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    for (const panel of this.panels) {
+      const cells = this.now[panel.what], difference = panel.what === "difference";
+      const dense = cells && this.dense(cells), total = cells && sum(cells.map(Math.abs));
+      pen.fillStyle = ink; pen.font = "600 12px system-ui, sans-serif"; pen.textBaseline = "alphabetic";
+      pen.fillText(this.caption(panel.what), panel.x, panel.y - 6, panel.width);
+      this.looks.cameras.forEach((camera, p) => {
+        const box = panel.boxes[p], x = panel.x + box.x, y = panel.y + box.y;
+        pen.imageSmoothingEnabled = true; pen.drawImage(this.pictures[p], x, y, box.w, box.h);
+        if (dense) { pen.imageSmoothingEnabled = false; pen.drawImage(this.overlay(dense, p, difference), x, y, box.w, box.h); }
+        const own = cells ? sum(cells.subarray(this.common.start[p], this.common.start[p + 1])) : 0;
+        if (s.objects) this.drawObjects(pen, p, x, y, box);
+        this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) : "not recorded", x, y, box);
+      });
+      if (panel.middle) this.drawVehicle(pen, panel, cells, difference);
+      if (total === 0) { pen.fillStyle = ink; pen.fillText("nothing on the pictures", panel.x + 8, panel.y + panel.height - 8); }
+      this.drawPatches(pen, panel);
+    }
+    this.drawBar(pen, ink);
+  }
+  caption(what) {
+    const s = this.state, name = side => { const {model, head, layers, method} = this.side(side); return `${this.title(this.looks.model(model))}, ` + (method === "rollout" ? "all layers" : `layer ${layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1}`) + (head != null ? `, head ${head + 1}` : "") + (method === "attention" ? "" : `, ${method === "gradient" ? "gradient-weighted" : method}`); };
+    return what === "difference" ? `${this.title(this.looks.model(s.b))} minus ${this.title(this.looks.model(s.a))}` : name(what);
+  }
+  drawLabel(pen, name, note, x, y, box) {
+    let size = 11;
+    const text = `${name}  ${note}`;
+    do pen.font = `${size}px system-ui, sans-serif`; while (pen.measureText(text).width > box.w - 8 && --size > 6);
+    pen.fillStyle = "rgba(20,24,28,.82)"; pen.fillRect(x, y, pen.measureText(text).width + 8, size + 6);
+    pen.fillStyle = "#fff"; pen.textBaseline = "top"; pen.fillText(text, x + 4, y + 3); pen.textBaseline = "alphabetic";
+  }
+  drawObjects(pen, picture, x, y, box) {
+    for (const o of this.looks.objects) if (o.picture === picture) {
+      const [l, t, r, b] = boxOf(o), name = o.label;
+      const lines = () => { pen.beginPath(); if (o.box) pen.rect(x + l * box.w, y + t * box.h, (r - l) * box.w, (b - t) * box.h); else pen.ellipse(x + o.point[0] * box.w, y + o.point[1] * box.h, RADIUS * box.w, RADIUS * box.h, 0, 0, 7); pen.stroke(); };
+      pen.strokeStyle = "rgba(0,0,0,.75)"; pen.lineWidth = 3; lines(); pen.strokeStyle = "#fff"; pen.lineWidth = 1.2; lines();
+      pen.font = "10px system-ui, sans-serif";
+      const w = pen.measureText(name).width + 4, tx = Math.min(x + l * box.w, x + box.w - w), ty = Math.min(y + b * box.h + 1, y + box.h - 12);
+      pen.fillStyle = "rgba(0,0,0,.6)"; pen.fillRect(tx, ty, w, 12); pen.fillStyle = "#fff"; pen.fillText(name, tx + 2, ty + 9.5);
+    }
+  }
+  /** The vehicle from above: each camera's field of view, filled by its share. */
+  drawVehicle(pen, panel, cells, difference) {
+    const m = panel.middle, cx = panel.x + m.x + m.w / 2, cy = panel.y + m.y + m.h / 2, r = m.h * 0.46;
+    this.looks.cameras.forEach((camera, p) => {
+      const [yaw, fov] = VIEWS[camera.name], mid = -Math.PI / 2 - yaw * Math.PI / 180, half = fov * Math.PI / 360, share = cells ? sum(cells.subarray(this.common.start[p], this.common.start[p + 1])) : 0;
+      pen.beginPath(); pen.moveTo(cx, cy); pen.arc(cx, cy, r, mid - half, mid + half); pen.closePath();
+      const v = Math.min(1, Math.abs(share) * (difference ? 4 : 2)), rgb = difference ? (share > 0 ? MORE : LESS) : this.lut.subarray(3 * Math.round(255 * v), 3 * Math.round(255 * v) + 3);
+      pen.fillStyle = `rgba(${[...rgb].join()},${difference ? v : 0.85})`; pen.fill(); pen.strokeStyle = "rgba(128,136,148,.7)"; pen.lineWidth = 1; pen.stroke();
+    });
+    pen.fillStyle = "#30363d"; pen.fillRect(cx - r * 0.12, cy - r * 0.26, r * 0.24, r * 0.52); pen.fillStyle = "#9fb3c8"; pen.fillRect(cx - r * 0.09, cy - r * 0.16, r * 0.18, r * 0.1);
+  }
+  drawPatches(pen, panel) {
+    const outline = (model, token, colour, dash) => {
+      const m = this.looks.model(model), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4), box = panel.boxes[m.picture[token]];
+      pen.setLineDash(dash); pen.lineWidth = 2; pen.strokeStyle = colour; pen.strokeRect(panel.x + box.x + l * box.w + 1, panel.y + box.y + t * box.h + 1, (r - l) * box.w - 2, (b - t) * box.h - 2); pen.setLineDash([]);
+    };
+    const side = panel.what === "b" ? "b" : "a", {model, method, head, layers} = this.side(side);
+    if (this.state.sinks) this.looks.sink(model, method, head, layers).forEach((mark, v) => { if (mark) outline(model, v, "rgba(255,255,255,.8)", [3, 3]); });
+    for (const [patch, colour] of [[this.state.patch, "#ff3b6b"], [this.hover.patch, "#fff"]]) if (patch) { const token = this.tokenAt(side, patch); if (token != null) outline(model, token, colour, []); }
+  }
+  drawBar(pen, ink) {
+    const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit : "whole"} of a picture`;
+    const strip = (x, lut, low, high, text) => {
+      pen.font = "11px system-ui, sans-serif"; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, x, y + 6);
+      const from = x + pen.measureText(low).width + 5;
+      for (let i = 0; i < w; i++) { const k = 3 * Math.round(255 * i / w); pen.fillStyle = `rgb(${lut[k]},${lut[k + 1]},${lut[k + 2]})`; pen.fillRect(from + i, y, 1.5, 12); }
+      pen.fillStyle = ink; pen.fillText(`${high} ${text}`, from + w + 5, y + 6); pen.textBaseline = "alphabetic";
+    };
+    const unit = this.state.method === "gradient" || this.state.norm === "pictures" ? "of what is on the pictures" : "of the row";
+    if (difference) strip(0, this.diverging, signed(-this.topDifference), signed(this.topDifference), `points ${unit}, ${per}`);
+    else strip(0, this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}; both models on one scale` + (this.state.mode === "all" ? `; difference \u00b1${(100 * this.topDifference).toFixed(2)} points` : ""));
+  }
+
+  // --- words, bars, tables
+
+  showWords() {
+    const patch = this.hover.patch || this.state.patch, rows = new Set(this.state.rows), s = this.state, side = s.mode === "b" ? "b" : "a", token = patch && this.tokenAt(side, patch);
+    let values;
+    if (token != null) { const {model, method, head, layers} = this.side(side); values = this.looks.tokens.map((_, i) => { const v = this.looks.row(model, method, head, layers, i); return v ? v[token] : null; }); }
+    else if (s.shade !== "pictures" && this.distances) values = this.distances.map(d => d && d[s.shade]);
+    else { const {model, method, head, layers} = this.side(side); values = this.looks.tokens.map((_, i) => { const v = this.looks.row(model, method, head, layers, i); return v && sum(v); }); }
+    const top = Math.max(1e-9, ...values.filter(v => v != null)) * (token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 / Math.max(1e-9, ...values.filter(v => v != null)) : 1);
+    this.chips.forEach((chip, i) => {
+      const known = values[i] != null, v = known ? Math.min(1, values[i] / top) : 0;
+      chip.style.backgroundColor = known ? `rgba(${token != null ? "255,140,30" : "70,130,200"},${(0.75 * v).toFixed(3)})` : "";
+      chip.setAttribute("aria-selected", rows.has(i)); chip.classList.toggle("dk-hot", i === this.hover.row); chip.setAttribute("aria-disabled", !known);
+    });
+  }
+  showBars() {
+    const s = this.state, both = ["a", "b"].filter(w => this.now[w]), shares = both.map(w => this.looks.cameras.map((_, p) => sum(this.now[w].subarray(this.common.start[p], this.common.start[p + 1]))));
+    const totals = shares.map(sum), rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => { const x = totals[i] > 0 ? shares[i][p] / totals[i] : 0; return el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x))); })));
+    this.bars.replaceChildren(el("h3", {}, "Share of each camera"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {}, this.title(this.looks.model(s[w])))))), el("tbody", {}, rows)));
+    const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
+    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.title(this.looks.model(s[w]))}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
+      el("span", {class: "dk-mixname"}, this.title(this.looks.model(s[w]))), ...m.map((x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "")))) ] : []);
+  }
+  showScores() {
+    const s = this.state, L = this.looks;
+    if (!L.objects.length || !s.objects) { this.scores.replaceChildren(); return; }
+    const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return t > 0 ? this.now[w].map(x => x / t) : this.now[w]; }, cells = both.map(norm);
+    const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return t > 0 ? c.map(x => x / t) : c; });
+    const rows = L.objects.slice(0, 12).map((o, k) => {
+      const found = cells.map(c => grounding(this.common, c, boxOf(o), o.picture)), other = bare.map(c => rectangles(c.subarray(this.common.start[o.picture], this.common.start[o.picture + 1]), this.common.grids[o.picture])(boxOf(o)));
+      return el("tr", {"data-object": k}, el("td", {}, el("button", {type: "button", class: "dk-link", title: `${L.cameras[o.picture].name}; ${percent(found[0].area, 2)} of the pictures' area`, onclick: this.box.guard(() => { const b = boxOf(o); this.point({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}, true); })}, o.label)),
+        ...found.flatMap((f, i) => [el("td", {title: `${s.sinks ? "with" : "without"} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`}, percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
+    });
+    this.scores.replaceChildren(el("h3", {}, "Grounding: is the gaze on the object?"), el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3}, this.title(L.model(s[w]))))),
+      el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less"}, "beats")]))), el("tbody", {}, rows)));
+  }
+  showList() {
+    const s = this.state, guard = this.box.guard, d = this.distances;
+    this.ui.shade.node.hidden = !d;
+    if (!d) { this.list.replaceChildren(); return; }
+    const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
+    known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
+    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
+      el("button", {type: "button", class: "dk-link", "data-sort": key, onclick: guard(() => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true))}, text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""))));
+    const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
+    const word = r => el("button", {type: "button", class: "dk-link", title: r.token.role, onclick: guard(() => this.select([r.row]))}, el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"));
+    this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
+      el("tbody", {}, line(["mean", mean("kl").toFixed(2), mean("js").toFixed(2), mean("mse").toExponential(1)]), known.map(r => line([word(r), r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1)], r.row)))));
+  }
+  showReadout() {
+    const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, rows = this.rows(), said = rows.length === 1 ? L.tokens[rows[0]] : null, parts = [];
+    parts.push(said ? `${said.role === "prompt" ? "Before the answer" : `${said.role} token \u201c${said.text.replace(/\n/g, "\u21b5")}\u201d`} (${rows[0] + 1} of ${L.tokens.length})` : `Mean of ${rows.length} tokens`);
+    for (const w of ["a", "b"]) if (this.now[w]) {
+      const cells = this.now[w], shares = L.cameras.map((c, p) => [c.name, sum(cells.subarray(this.common.start[p], this.common.start[p + 1]))]).sort((x, y) => y[1] - x[1]), total = sum(cells);
+      parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
+      const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
+    }
+    if (patch) {
+      const cell = this.numbers(patch);
+      parts.push(`Patch of ${L.cameras[patch.picture].name} at ${percent(patch.x, 0)} across, ${percent(patch.y, 0)} down: ${cell.join(", ")}`);
+    }
+    const text = parts.join(". ") + ".";
+    this.readout.id = "dk-readout"; this.readout.textContent = text;
+    this.canvas.setAttribute("aria-label", text);
+    this.showAblation(s.patch);
+    if (this.hover.row == null && !this.hover.patch) this.box.say(text);
+  }
+  numbers(patch) {
+    const out = {}, rows = this.rows();
+    for (const w of ["a", "b"]) { const token = this.state[w] && this.tokenAt(w, patch), values = token != null && this.masses(w, rows); if (values) out[w] = values[token]; }
+    const text = Object.entries(out).map(([w, x]) => `${this.title(this.looks.model(this.state[w]))} ${percent(x, 2)}`);
+    return out.a != null && out.b != null ? [...text, `difference ${signed(out.b - out.a)} points`] : text;
+  }
+  showAblation(patch) {
+    if (!this.channel.ask || !patch) { if (!patch) this.ablation.replaceChildren(); return; }
+    const model = this.state.mode === "b" ? this.state.b : this.state.a, token = this.tokenAt(this.state.mode === "b" ? "b" : "a", patch), m = this.looks.model(model);
+    const key = [model, token].join(); if (this.ablationKey === key) return; this.ablationKey = key;
+    const result = el("p", {class: "dk-result", "aria-live": "polite"});
+    const ask = async () => {
+      result.textContent = "asking\u2026";
+      const reply = await this.channel.ask({kind: "ablate", model, boxes: [[patch.picture, ...m.boxes.subarray(4 * token, 4 * token + 4)]]});
+      result.textContent = reply.error ? reply.error : `${reply.before.reply === reply.after.reply ? "Same answer" : `\u201c${reply.before.reply}\u201d becomes \u201c${reply.after.reply}\u201d`}; the true answer costs ${reply.before.loss.toFixed(3)} \u2192 ${reply.after.loss.toFixed(3)} nats per token.`;
+    };
+    this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), el("button", {type: "button", class: "dk-ablate", onclick: () => ask().catch(this.box.fail)}, `Grey this patch and ask ${this.title(m)} again`), result);
+  }
+
+  // --- pointing
+
+  tokenAt(side, {picture, x, y}) {
+    const m = this.state[side] && this.looks.model(this.state[side]);
+    let best = null, least = 9;
+    if (m) for (let v = 0; v < m.count; v++) if (m.picture[v] === picture && (this.state.part === "overview") === Boolean(m.overview[v])) {
+      const [l, t, r, b] = m.boxes.subarray(4 * v, 4 * v + 4), area = (r - l) * (b - t);
+      if (x >= l && x <= r && y >= t && y <= b && area < least) { best = v; least = area; }
+    }
+    return best;
+  }
+  patchAt(event) {
+    const rect = this.canvas.getBoundingClientRect(), px = (event.clientX - rect.left) * this.shape.width / rect.width, py = (event.clientY - rect.top) * this.shape.height / rect.height;
+    for (const panel of this.panels) for (const [picture, box] of panel.boxes.entries()) {
+      const x = (px - panel.x - box.x) / box.w, y = (py - panel.y - box.y) / box.h;
+      if (x >= 0 && x < 1 && y >= 0 && y < 1) return this.centre({picture, x, y});
+    }
+    return null;
+  }
+  centre(patch) {
+    const side = this.state.mode === "b" ? "b" : "a", token = this.tokenAt(side, patch);
+    if (token == null) return null;
+    const m = this.looks.model(this.state[side]), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4);
+    return {picture: patch.picture, x: (l + r) / 2, y: (t + b) / 2, w: r - l, h: b - t};
+  }
+  /** One patch on; over the edge of a picture lies its neighbour in the layout. */
+  step(dx, dy) {
+    const from = this.state.patch || this.centre({picture: 0, x: 0.5, y: 0.5});
+    if (!from) return;
+    let {picture} = from, x = from.x + dx * (from.w || 0.1), y = from.y + dy * (from.h || 0.1);
+    if (x < 0 || x > 1 || y < 0 || y > 1) {
+      const boxes = this.panels[0].boxes, here = boxes[picture], next = boxes.findIndex(b => Math.sign(Math.round(b.x - here.x)) === dx && Math.sign(Math.round(b.y - here.y)) === dy && Math.abs(b.x - here.x) < here.w * 1.5 && Math.abs(b.y - here.y) < here.h * 1.5);
+      if (next < 0) return;
+      picture = next; x = dx ? (dx > 0 ? 0.001 : 0.999) : x; y = dy ? (dy > 0 ? 0.001 : 0.999) : y;
+    }
+    this.point(this.centre({picture, x, y}) || from, true);
+  }
+  listen() {
+    const guard = this.box.guard;
+    this.canvas.addEventListener("pointermove", guard(e => { const p = this.patchAt(e), q = this.hover.patch; if (JSON.stringify(p) !== JSON.stringify(q)) this.point(p); }));
+    this.canvas.addEventListener("pointerleave", guard(() => this.point(null)));
+    this.canvas.addEventListener("click", guard(e => { const p = this.patchAt(e); this.point(JSON.stringify(p) === JSON.stringify(this.state.patch) ? null : p, true); }));
+    this.canvas.addEventListener("keydown", guard(e => {
+      const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key];
+      if (move && !e.altKey && !e.ctrlKey && !e.metaKey) { this.step(...move); e.preventDefault(); e.stopPropagation(); }
+    }));
+    this.ui.words.addEventListener("pointerover", guard(e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); }));
+    this.ui.words.addEventListener("pointerleave", guard(() => this.peek(null)));
+    this.ui.words.addEventListener("click", guard(e => { const chip = e.target.closest(".dk-token"); if (chip) this.pick(Number(chip.dataset.row), e); }));
+    this.ui.words.addEventListener("focusin", guard(e => { const chip = e.target.closest(".dk-token"); if (chip && !chip.matches(":active") && this.keyed) this.select([Number(chip.dataset.row)]); }));
+    this.ui.words.addEventListener("keydown", guard(e => this.wordKey(e)));
+    this.list.addEventListener("pointerover", guard(e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); }));
+    this.list.addEventListener("pointerleave", guard(() => this.peek(null)));
+    this.box.root.addEventListener("keydown", guard(e => this.key(e)));
+  }
+  peek(row) { if (row !== this.hover.row) { this.hover.row = row; this.show(); } }
+  pick(row, e) {
+    const rows = this.state.rows;
+    if (e.shiftKey) { const from = rows[0]; this.select(Array.from({length: Math.abs(row - from) + 1}, (_, i) => Math.min(row, from) + i)); }
+    else if (e.ctrlKey || e.metaKey) this.select(rows.includes(row) && rows.length > 1 ? rows.filter(r => r !== row) : [...rows, row]);
+    else this.select([row]);
+    this.rove(row);
+  }
+  rove(row) { this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); this.keyed = false; this.chips[row].focus({preventScroll: true}); }
+  wordKey(e) {
+    const chip = e.target.closest(".dk-token");
+    if (!chip || e.ctrlKey || e.metaKey || e.altKey) return;
+    const all = this.chips.map((_, i) => i), at = all.indexOf(Number(chip.dataset.row)), to = {ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1, Enter: at, " ": at}[e.key];
+    if (e.key === "ArrowUp" || e.key === "ArrowDown") this.layer(e.key === "ArrowUp" ? 1 : -1);
+    else if (to === undefined) return;
+    else if (all[to] !== undefined) { const row = all[to]; if (e.shiftKey) this.select([...new Set([...this.state.rows, row])]); else this.select([row]); this.rove(row); }
+    e.preventDefault(); e.stopPropagation();
+  }
+  key(e) {
+    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
+    const s = this.state, modes = s.b ? ["a", "b", "difference", "all"] : ["a"], cycle = (values, now) => values[(values.indexOf(now) + 1) % values.length];
+    const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}, true), a: () => this.select(this.looks.tokens.map((_, i) => i)), s: () => this.change({sinks: !s.sinks}, true),
+      o: () => this.change({objects: !s.objects}, true), l: () => { s.layout = cycle(Object.keys(LAYOUTS), s.layout); this.fit(); this.renew(); this.tell(); }, c: () => this.change({colours: cycle(Object.keys(MAPS), s.colours)}, true),
+      p: () => this.keep(), "?": () => this.help(), Escape: () => { this.hover = {row: null, patch: null}; this.point(null, true); }}[e.key] || (modes[Number(e.key) - 1] && (() => this.change({mode: modes[Number(e.key) - 1]}, true)));
+    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+  }
+  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").flatMap((k, i) => [i ? " " : "", k === "+" ? k : el("kbd", {}, k)])), el("td", {}, what)))))); }
+  keep() {
+    const {width, height} = this.shape, canvas = el("canvas", {width: 2 * width + 40, height: 2 * height + 100}), pen = canvas.getContext("2d");
+    pen.fillStyle = getComputedStyle(this.box.root).backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height);
+    const view = el("canvas", {width: 2 * width, height: 2 * height});
+    this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, 60);
+    pen.fillStyle = getComputedStyle(this.box.root).color; pen.font = "24px system-ui, sans-serif"; pen.fillText(this.readout.textContent, 20, 38, 2 * width);
+    offerPicture(this.box, canvas, "attention.png", this.readout.textContent);
+  }
+}
+
+const LOOK = `
+.dk-push{flex:1}.dk-layers{color:var(--soft);font-size:12px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
+.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 62px;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
+.dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
+.dk-small{font-size:12px;margin-top:6px}.dk-replies{display:flex;flex-direction:column;color:var(--soft);min-width:0}.dk-replies b{font-weight:600}
+.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0}.dk-stage canvas{display:block;touch-action:pan-y}
+.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;gap:10px;align-content:start;grid-template-columns:repeat(auto-fit,minmax(270px,1fr));align-items:start}
+@container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
+.dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
+.dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
+.dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.dk-list{max-height:260px;overflow:auto;border-top:1px solid var(--line)}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
+`;
+
+async function explore(host, channel) {
+  const bytes = await channel.bytes;
+  return new AttentionView(host, channel, bytes).start();
+}

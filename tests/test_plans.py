@@ -1,0 +1,157 @@
+"Every planned run is accounted for, whatever ends a sweep; what is done is not done again."
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from test_runner import notebook, wait_for
+
+from drivekd.runs.identity import identity
+from drivekd.runs.parameters import RunError
+from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, read_plan, slots_of, states, sweep
+from drivekd.runs.runner import read_status
+
+PARAMETERS = "x: int = 1\npause: float = 0.0\nseed: int = 0"
+WORK = """import time
+from pathlib import Path
+from drivekd.runs.report import write_result
+from drivekd.runs.runner import run_folder
+with (run_folder('t').parent / 'made.txt').open('a') as file: file.write(f'{x} {seed}\\n')
+time.sleep(pause)
+if x < 0: raise ValueError('x is negative')
+write_result(run_folder('t'), {'x': x}, {'x': x}, seed)"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    "Writes a plan and reads it."
+    def write(**values):
+        notebook(tmp_path / "t.ipynb", PARAMETERS, WORK)
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"notebook": "t.ipynb"} | values))
+        return read_plan(tmp_path / "plan.yaml")
+    return write
+
+
+def made(folder): return sorted((folder / "made.txt").read_text().splitlines())
+
+
+# --- what is planned
+
+@given(st.lists(st.integers(1, 3), max_size=3), st.integers(0, 3), st.integers(0, 2))
+def test_a_plan_is_every_combination_with_every_seed(sizes, seeds, single):
+    grid = {f"p{i}": list(range(n)) for i, n in enumerate(sizes)}
+    runs = planned_runs(grid, list(range(seeds)), {"common": 1}, {f"single {i}": {"p9": i} for i in range(single)})
+    combinations = (math.prod(sizes) if sizes else 0) + single or 1
+    assert len(runs) == len({r.name for r in runs}) == combinations * max(1, seeds)
+    assert all(r.parameters["common"] == 1 for r in runs)
+
+
+@pytest.mark.parametrize("values, reason", [
+    (dict(grid={"y": [1]}), "unknown parameter 'y'"), (dict(grid={"x": 3}), "grid.x .* takes a list"), (dict(repeat=3), "unknown key 'repeat'"),
+    (dict(grid={"x": ["a"]}), "takes a whole number"), (dict(runs={"one run": {}, "one-run": {}}), "would be called one-run"),
+    (dict(parameters={"hf_token": "x"}), "credential")])
+def test_a_wrong_plan_is_refused_before_anything_starts(plan, tmp_path, values, reason):
+    with pytest.raises(RunError, match=reason): plan(**values)
+    assert {p.name for p in tmp_path.iterdir()} == {"t.ipynb", "plan.yaml"}
+
+
+def test_a_name_is_one_folder_below_the_sweep(plan):
+    assert [r.name for r in plan(runs={"../../etc": {}, "a/b": {}}).runs] == ["etc", "a-b"]
+
+
+@given(st.integers(1, 8), st.integers(0, 8), st.integers(1, 64))
+def test_slots_share_cores_and_keep_gpus_apart(jobs, gpus, cores):
+    slots = slots_of(jobs, [str(i) for i in range(gpus)], cores=cores)
+    assert len(slots) == jobs and sum(int(s["OMP_NUM_THREADS"]) for s in slots) <= max(cores, jobs)
+    shown = [s["CUDA_VISIBLE_DEVICES"] for s in slots if "CUDA_VISIBLE_DEVICES" in s]
+    assert len(set(shown)) == min(jobs, gpus) and bool(shown) == bool(gpus)
+
+
+def test_too_few_gpus_for_one_run_are_refused():
+    with pytest.raises(RunError, match="takes 4 GPUs, found 2"): slots_of(None, ["0", "1"], gpus_per_run=4)
+
+
+def test_a_forecast_without_experience_says_so():
+    assert "known after the first" in forecast([State("a", "missing")], 1)
+
+
+# --- what is the same run
+
+def test_code_data_and_parameters_decide_prose_does_not(tmp_path):
+    def cell(source, kind="code"): return {"cell_type": kind, "source": source}
+    (tmp_path / "q.json").write_text("[]")
+    base = [cell("# Title", "markdown"), cell("data: str = ''"), cell("print(data)")]
+    def of(cells, **parameters): return identity({"cells": cells}, parameters, tmp_path)
+    first = of(base, data="q.json")
+    assert of(base[1:], data="q.json") == first
+    assert first not in (of(base[:2], data="q.json"), of(base, data="r.json"), of(base, data="q.json", seed=1))
+    (tmp_path / "q.json").write_text("[1]")
+    assert of(base, data="q.json") != first
+
+
+# --- what becomes of a sweep
+
+def test_a_failed_run_stops_no_other_and_alone_is_tried_again(plan, tmp_path, capsys):
+    out = tmp_path / "out"
+    plan(grid={"x": [-1, 1]})
+    assert main([str(tmp_path / "plan.yaml"), "--out", str(out), "--jobs", "2"]) == 1
+    listed = json.loads((out / "sweep.json").read_text())["runs"]
+    assert {r["parameters"]["x"]: r["status"] for r in listed} == {-1: "failed", 1: "ok"}
+    assert "x is negative (ValueError)" in capsys.readouterr().out
+    assert main([str(tmp_path / "plan.yaml"), "--out", str(out)]) == 1
+    assert made(out) == ["-1 0", "-1 0", "1 0"]
+
+
+def test_a_run_of_another_plan_is_outdated_and_made_again(plan, tmp_path):
+    out = tmp_path / "out"
+    assert [s.status for s in sweep(plan(runs={"only": {"x": 1}}), out)] == ["ok"]
+    changed = plan(runs={"only": {"x": 2}, "second": {"x": 3}})
+    assert [s.status for s in states(changed, out, identities(changed))] == ["outdated", "missing"]
+    assert [s.status for s in sweep(changed, out)] == ["ok", "ok"]
+    assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 2}
+
+
+def command(tmp_path): return [sys.executable, "-m", "drivekd.cli", "sweep", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--jobs", "2"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_sweep_that_was_ended_goes_on_where_it_was(plan, tmp_path, number):
+    def planned(pause): return plan(runs={"a quick one": {}, "b slow one": {"pause": pause}})
+    running, out = planned(600.0), tmp_path / "out"
+    command = [sys.executable, "-m", "drivekd.cli", "sweep", str(tmp_path / "plan.yaml"), "--out", str(out)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (out / "made.txt").exists() and len(made(out)) == 2)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    if number == signal.SIGINT: assert process.returncode == 130 and "the same command goes on" in said
+    else: os.kill(wait_for(lambda: (read_status(out / "b-slow-one") or {}).get("pid")), signal.SIGKILL)  # its machine went down, too
+    assert wait_for(lambda: [s.status for s in states(running, out, identities(running))] == ["ok", "killed"])
+    assert [s.status for s in sweep(planned(0.0), out)] == ["ok", "ok"]
+    assert made(out) == ["1 0", "1 0", "1 0"]  # the quick one once
+
+
+def test_jobs_of_a_cluster_make_the_same_runs(plan, tmp_path):
+    pytest.importorskip("submitit")
+    found = sweep(plan(seeds=[0, 1]), tmp_path / "out", cluster="local")
+    assert [s.status for s in found] == ["ok", "ok"] and made(tmp_path / "out") == ["1 0", "1 1"]
+
+
+def test_without_submitit_the_way_out_is_named(plan, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(RunError, match=r"install drivekd\[slurm\]"): sweep(plan(), tmp_path / "out", cluster="slurm")
+
+
+def test_a_dry_run_starts_nothing(plan, tmp_path, capsys):
+    plan(grid={"x": [1, 2]}, seeds=[0, 1])
+    assert main([str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "4 runs: 4 missing" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+def test_planned_runs_keep_their_types(plan):
+    assert plan(runs={"a": {"x": 2, "pause": 1}}).runs == (Planned("a", {"x": 2, "pause": 1}),)
