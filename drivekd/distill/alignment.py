@@ -7,7 +7,8 @@ __all__ = ['Piece', 'NOMINAL', 'overlaps', 'share_out', 'span_weights', 'compara
            'Alignment', 'align', 'carry', 'chat_in_parts', 'vision_runs', 'chat_pieces', 'vision_of', 'common_text',
            'common_spans', 'reader_digest', 'reads_alike', 'sample_tokens', 'same_layout', 'Aligner', 'check_alignment']
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #3e6a24a7
+# %% ../../nbs/api/distill/03a_alignment.ipynb #fac88a73
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from ..models.batching import Batch, Batcher, Encoded, chat_messages
 from ..models.digests import digest, processor_digest
 from ..models.families import Patches, expand_placeholders
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #e8d87fea
+# %% ../../nbs/api/distill/03a_alignment.ipynb #df1d9245
 def overlaps(
     first: Tensor,  # intervals [n 2], start and end
     second: Tensor,  # intervals [m 2]
@@ -34,7 +35,7 @@ def overlaps(
     end, start = (pick(first[:, None, i], second[None, :, i]) for pick, i in ((torch.minimum, 1), (torch.maximum, 0)))
     return (end - start).clamp_min(0)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #da56fc55
+# %% ../../nbs/api/distill/03a_alignment.ipynb #1fb478c0
 def share_out(
     common: Tensor,  # what each two tokens have in common [n m]
     size: Tensor,  # of each first token [n]
@@ -44,7 +45,7 @@ def share_out(
     # less than a millionth is a rounded edge and not something in common
     return torch.where(common > 1e-6 * whole, common / whole, 0.0).float()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #5e486eec
+# %% ../../nbs/api/distill/03a_alignment.ipynb #e6d81379
 def span_weights(
     first: Tensor,  # characters [n 2] of each token in the common text; start = end: none of them
     second: Tensor,  # [m 2]
@@ -52,7 +53,7 @@ def span_weights(
     "How each first token is divided among the second ones, by characters (our choice)."
     return share_out(overlaps(first, second), first[:, 1] - first[:, 0])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #1d733b91
+# %% ../../nbs/api/distill/03a_alignment.ipynb #354ad43b
 def _two_scales(patches: Patches) -> Tensor:  # bool [v]
     "Tokens whose picture is seen both in tiles and as an overview."
     picture, overview = torch.as_tensor(patches.picture), torch.as_tensor(patches.overview)
@@ -69,7 +70,7 @@ def comparable(
     scales = _two_scales(first)[:, None] & _two_scales(second)
     return (picture[0][:, None] == picture[1]) & (~scales | (overview[0][:, None] == overview[1]))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #f8760c67
+# %% ../../nbs/api/distill/03a_alignment.ipynb #36a87eb5
 def area_weights(
     first: Patches,  # of n vision tokens
     second: Patches,  # of m vision tokens, of the same pictures
@@ -80,7 +81,7 @@ def area_weights(
     size = (boxes[0][:, 2:] - boxes[0][:, :2]).prod(1)
     return share_out(width * height * comparable(first, second), size)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #ff9c7648
+# %% ../../nbs/api/distill/03a_alignment.ipynb #2baab9d8
 @dataclass(frozen=True)
 class Tokens:
     "What the tokens of a sample stand for: characters of the text that both models read, or parts of pictures."
@@ -98,7 +99,7 @@ def token_weights(
     weights[first.places[:, None], second.places] = area_weights(first.patches, second.patches)
     return weights
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #f799b74c
+# %% ../../nbs/api/distill/03a_alignment.ipynb #3fb153ca
 @dataclass(frozen=True)
 class Alignment:
     "How one sample's map goes from a teacher's tokens to a student's."
@@ -124,7 +125,7 @@ def align(
     total = rows.sum(1, keepdim=True)
     return Alignment(rows / torch.where(total > 0, total, 1.0), token_weights(teacher, student))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #a7f89ada
+# %% ../../nbs/api/distill/03a_alignment.ipynb #3da2c7bf
 def carry(
     maps: Tensor,  # of the teacher [t t]
     how: Alignment,
@@ -137,7 +138,7 @@ def carry(
     reach = torch.where(seen > 0, seen[-1:] / torch.where(seen > 0, seen, 1.0), 0.0)
     return (moved * reach @ columns).tril()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #be1a45fe
+# %% ../../nbs/api/distill/03a_alignment.ipynb #b3875dad
 _MARK = "\ue000"  # stands for what is said while a template shows what it adds
 _SAID = re.compile(r"\S(?:.*\S)?", re.DOTALL)  # without the white space around it, which some templates strip
 
@@ -165,7 +166,7 @@ def chat_in_parts(
 
 def _shorten(said: Sequence[str]) -> str: return repr(" … ".join(said)[:60])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #9a6b6ea4
+# %% ../../nbs/api/distill/03a_alignment.ipynb #a4dabb9f
 Piece = tuple[int, str]  # first character, text
 
 
@@ -185,7 +186,7 @@ def _outside(part: str, at: int, runs: Sequence[tuple[int, int]]) -> list[Piece]
     edges = [0, *inside, len(part)]
     return [(at + a, part[a:b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #ff71054c
+# %% ../../nbs/api/distill/03a_alignment.ipynb #4e617203
 def chat_pieces(
     batcher: Batcher,
     encoded: Encoded,  # by this batcher
@@ -205,7 +206,7 @@ def vision_of(batcher: Batcher, encoded: Encoded) -> Tensor:  # bool [t]
     "A sample's vision tokens."
     return batcher.family.vision_mask(batcher.config, encoded.input_ids)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #db089928
+# %% ../../nbs/api/distill/03a_alignment.ipynb #0f52337a
 def common_text(
     ours: Sequence[Sequence[Piece]],  # from `chat_pieces`
     theirs: Sequence[Sequence[Piece]],  # of the same record
@@ -230,7 +231,7 @@ def common_spans(
     last = torch.where(some, high - starts + before, 0).amax(1)
     return torch.stack([torch.where(some.any(1), first, 0), last], 1)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #84031379
+# %% ../../nbs/api/distill/03a_alignment.ipynb #bb5808e9
 NOMINAL = ((1600, 900), (900, 1600))  # pixels of pictures by which two cuts are compared
 
 
@@ -239,7 +240,8 @@ def reader_digest(
 ) -> str:  # 64 hexadecimal digits
     "What decides how a model cuts text and pictures: family, processor, and where its vision tokens look."
     patches = vlm.family.patches(vlm.processor, NOMINAL)
-    return digest([type(vlm.family).__name__, processor_digest(vlm.processor), torch.as_tensor(patches.picture), torch.as_tensor(patches.boxes)])
+    cut = [x.tolist() for x in (patches.picture, patches.boxes, patches.overview)]
+    return digest([type(vlm.family).__name__, processor_digest(vlm.processor), json.dumps(cut)])
 
 
 def reads_alike(
@@ -249,7 +251,7 @@ def reads_alike(
     "Whether both cut text and pictures into the same tokens."
     return student.processor is teacher.processor or reader_digest(student) == reader_digest(teacher)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #93eef728
+# %% ../../nbs/api/distill/03a_alignment.ipynb #b1442328
 def sample_tokens(
     batcher: Batcher,
     encoded: Encoded,  # by this batcher
@@ -269,7 +271,7 @@ def same_layout(
         a.text == b.text and torch.equal(a.offsets, b.offsets) and np.array_equal(a.patches.boxes, b.patches.boxes)
         for a, b in zip(ours.encoded, theirs.encoded, strict=True))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #baacb3b4
+# %% ../../nbs/api/distill/03a_alignment.ipynb #5966dc80
 class Aligner:
     "Between a student and a teacher who cuts text or pictures otherwise (our choice)."
     def __init__(self,
@@ -314,7 +316,7 @@ class Aligner:
 _NOWHERE = ("A map can be carried where both models see a part of the same picture; in sample {!r} none of the teacher's vision tokens lies on one "
             "of the student's: choose a teacher that reads this picture.")
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #fbba1695
+# %% ../../nbs/api/distill/03a_alignment.ipynb #d2f45b0d
 def _check_answers(shown: Mapping[str, Signals], batch: Batch, here: Batch) -> None:
     "Logits are compared answer token by answer token."
     if all(signals.logits is None for signals in shown.values()): return
@@ -343,7 +345,7 @@ def _carried(signals: Signals, hows: Sequence[Alignment], ours: Sequence[Tensor]
     partners = tuple(_placed(side, ours, length) for side in zip(*(how.partners for how in hows), strict=True))
     return Signals(maps, states, signals.logits, partners)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #8250b499
+# %% ../../nbs/api/distill/03a_alignment.ipynb #83f7acad
 _PROBE = (Turn("user", f"{PLACEHOLDER}\nWhat is it?"), Turn("assistant", "A bus."))
 
 
@@ -356,9 +358,9 @@ def check_alignment(
     "Refuse what cannot be brought to the student's tokens."
     ours, theirs = (vlm.processor.tokenizer.get_vocab() for vlm in (student, teacher))
     if signal.what != "attention" and ours != theirs:
-        other = sum(theirs.get(word) != number for word, number in ours.items())
-        raise ValueError(f"The {name} teacher must use the student's tokenizer to teach by {signal.what}; its vocabulary has {len(theirs)} entries, and {other} of "
-                         f"the student's {len(ours)} mean something else there or nothing: choose a teacher of the same model line or a signal of attention.")
+        same = len(ours.items() & theirs.items())
+        raise ValueError(f"The {name} teacher must use the student's tokenizer to teach by {signal.what}; its vocabulary has {len(theirs)} entries, the "
+                         f"student's {len(ours)}, of which {same} are the same: choose a teacher of the same model line or a signal of attention.")
     for vlm in (student, teacher): chat_in_parts(vlm.processor, _PROBE)
     seen, shown = (vlm.family.patches(vlm.processor, NOMINAL) for vlm in (student, teacher))
     if not area_weights(shown, seen).any():
