@@ -1,6 +1,7 @@
 "Alignment: attention is neither invented nor lost on the way to another model's tokens, and what has no partner is not compared."
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,15 +16,17 @@ from drivekd.data.formats import Turn
 from drivekd.data.images import ImageRef
 from drivekd.data.records import VQARecord
 from drivekd.distill.alignment import (Aligner, Tokens, align, area_weights, carry, chat_in_parts, common_spans, common_text, overlaps,
-                                       reads_alike, span_weights, vision_of)
+                                       reads_alike, span_weights)
 from drivekd.distill.cache import CARD, CachedTeachers, StoredTeachers, sample_key, target_bytes
-from drivekd.distill.capabilities import PRESETS, Signal, with_options
+from drivekd.distill.capabilities import PRESETS, Signal, layer_plan, with_options
+from drivekd.distill.hooks import decoder_layers
 from drivekd.distill.lesson import Lesson
-from drivekd.distill.objective import Needs, Signals, listen, signal_loss, static_weights
+from drivekd.distill.objective import Needs, Signals, listen, signal_loss, static_weights, student_needs
 from drivekd.distill.step import Window
 from drivekd.distill.teachers import Teachers, check_teacher, check_teachers
 from drivekd.models.batching import Batcher
 from drivekd.models.families import InternVL, Patches, grid_boxes
+from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import VLM
 from drivekd.models.miniature import DOWNSAMPLE, TILE, build_processor, miniature_config, train_tokenizer
 
@@ -157,7 +160,7 @@ def test_what_a_row_sees_none_of_is_lost_and_what_it_sees_a_part_of_is_not():
     torch.testing.assert_close(across[0], torch.tensor([.25, 0]))  # mean of top left (nothing) and bottom left without top right
     how = align(text(torch.tensor([[0, 4]])), text(torch.tensor([[0, 1], [1, 4]])))
     assert torch.equal(carry(torch.ones(1, 1), how), torch.tensor([[1., 0], [.25, .75]]))
-    assert torch.equal(carry(torch.ones(1, 1), how, causal=False), torch.tensor([[.25, .75], [.25, .75]]))
+    assert torch.equal(carry(torch.ones(1, 1), replace(how, causal=False)), torch.tensor([[.25, .75], [.25, .75]]))
 
 
 # chats
@@ -214,20 +217,24 @@ def test_a_template_that_strips_is_aligned_and_one_that_rewrites_is_refused(read
         with pytest.raises(ValueError, match="leaves it as it is.*choose a teacher"): chat_in_parts(processor, turns)
 
 
-def spelled(batcher, encoded):
-    "Characters of each token, vision tokens as nothing."
-    return [encoded.text[a:b] if not v else "" for (a, b), v in zip(encoded.offsets.tolist(), vision_of(batcher, encoded).tolist(), strict=True)]
+def words(batch, i): return ~batch.vision_mask[i][batch.attention_mask[i].bool()]
+
+
+def spelled(batch, i):
+    "Characters of each token of a sample, vision tokens as nothing."
+    e = batch.encoded[i]
+    return [e.text[a:b] if word else "" for (a, b), word in zip(e.offsets.tolist(), words(batch, i).tolist(), strict=True)]
 
 
 @pytest.mark.parametrize("name", ["words", "all"])
 def test_rows_average_tokens_that_share_characters_and_only_those(readers, records, name):
     aligner = Aligner(readers["student"], readers[name])
-    batch = aligner.ours(records)
-    for ours, theirs in zip(batch.encoded, aligner.read(batch).encoded, strict=True):
-        how, left, right = aligner.align(ours, theirs), spelled(aligner.ours, ours), spelled(aligner.theirs, theirs)
+    batch, here = aligner.ours(records), aligner.read(aligner.ours(records))
+    for n, how in enumerate(aligner.align(batch, here)):
+        left, right = spelled(batch, n), spelled(here, n)
         for i, j in how.rows.nonzero().tolist():
             if left[i] or right[j]: assert left[i] in right[j] or right[j] in left[i] or set(left[i]) & set(right[j])
-        answers = ours.labels >= 0
+        answers = batch.encoded[n].labels >= 0
         assert how.partners[0][answers].all() and torch.allclose(how.rows[answers].sum(1), torch.ones(int(answers.sum())))
 
 
@@ -235,8 +242,8 @@ def test_template_words_are_partners_only_where_both_templates_say_the_same(read
     def lacking(name):
         aligner = Aligner(readers["student"], readers[name])
         batch = aligner.ours(records[1:2])
-        how = aligner.align(batch.encoded[0], aligner.read(batch).encoded[0])
-        return "".join(w for w, has in zip(spelled(aligner.ours, batch.encoded[0]), how.partners[0], strict=True) if not has)
+        [how] = aligner.align(batch, aligner.read(batch))
+        return "".join(w for w, has in zip(spelled(batch, 0), how.partners[0], strict=True) if not has)
     assert lacking("finer") == lacking("words") == "" and lacking("greeting") == lacking("all") == "<|im_start|>user\n<img>"
 
 
@@ -253,6 +260,9 @@ def shown(vlm, batch, layer=0):
     return seen
 
 
+def bring(aligner, seen, batch, here, signal=Signal(region="full")): return aligner.bring({"x": seen}, {"x": signal}, batch, here)["x"]
+
+
 def teachers(readers, name, recipe=RECIPE): return Teachers({c.name: readers[name] for c in recipe.capabilities}, recipe, 4, student=readers["student"])
 
 
@@ -263,15 +273,14 @@ def test_a_words_look_at_the_pictures_arrives_whole(readers, records, name, side
     batch = Batcher(readers["student"], padding_side=side)(records)
     here = aligner.read(batch)
     seen = shown(readers[name], here)
-    found = aligner.bring({"x": seen}, batch, here)["x"]
-    for i, (ours, theirs) in enumerate(zip(batch.encoded, here.encoded, strict=True)):
+    found = bring(aligner, seen, batch, here)
+    for i, how in enumerate(aligner.align(batch, here)):
         real, there = batch.attention_mask[i].bool(), here.attention_mask[i].bool()
-        how = aligner.align(ours, theirs)
-        words, wanted = ~vision_of(aligner.ours, ours), how.rows @ seen.attention[0][i][there][:, there]
-        got, vision = found.attention[0][i][real][:, real], vision_of(aligner.theirs, theirs)
-        torch.testing.assert_close(got[words][:, ~words].sum(1), wanted[words][:, vision].sum(1))
+        said, wanted = words(batch, i), how.rows @ seen.attention[0][i][there][:, there]
+        got = found.attention[0][i][real][:, real]
+        torch.testing.assert_close(got[said][:, ~said].sum(1), wanted[said][:, ~words(here, i)].sum(1))
         assert (got.sum(1) <= 1 + 1e-5).all() and not found.attention[0][i][~real].any() and not found.attention[0][i][:, ~real].any()
-        if name != "greeting" and name != "all": torch.testing.assert_close(got[words].sum(1), torch.ones(int(words.sum())))
+        if name != "greeting" and name != "all": torch.testing.assert_close(got[said].sum(1), torch.ones(int(said.sum())))
         assert [side[i][real].tolist() for side in found.partners] == [side.tolist() for side in how.partners]
 
 
@@ -282,7 +291,7 @@ def test_pictures_come_from_the_place_where_they_were_put(readers, records):
     maps, seen = torch.zeros(*here.input_ids.shape, here.input_ids.shape[1]), here.encoded[0].patches
     corner = (seen.picture == 1) & (seen.boxes[:, 2:] <= .5).all(1)                            # 2 × 2 of the teacher's 4 × 4, one of the student's 2 × 2
     maps[0, -1, here.vision_mask[0].nonzero()[:, 0][torch.as_tensor(corner)]] = .25
-    found = aligner.bring({"x": Signals({0: maps})}, batch, here)["x"].attention[0][0, -1][batch.vision_mask[0]]
+    found = bring(aligner, Signals({0: maps}), batch, here).attention[0][0, -1][batch.vision_mask[0]]
     assert found.argmax() == len(e.patches) // 2 and found.max() == 1 and found.sum() == 1
 
 
@@ -318,7 +327,8 @@ def test_equal_weights_that_read_otherwise_are_two_teachers(readers):
 def test_only_partners_are_compared(readers, records, signal):
     aligner = Aligner(readers["student"], readers["all"])
     batch = aligner.ours(records)
-    wanted = aligner.bring({"x": shown(readers["all"], here := aligner.read(batch))}, batch, here)["x"]
+    here = aligner.read(batch)
+    wanted = bring(aligner, shown(readers["all"], here), batch, here, signal)
     maps = shown(readers["student"], batch)
     rows, columns = wanted.partners
     noisy = maps.attention[0] + 7 * ~rows[:, :, None] + 7 * ~columns[:, None]
@@ -344,9 +354,10 @@ def test_a_student_learns_from_a_teacher_who_reads_otherwise(readers, records):
 def test_half_precision_around_it_does_not_reach_the_maps(readers, records):
     aligner = Aligner(readers["student"], readers["all"])
     batch = aligner.ours(records)
-    seen = shown(readers["all"], here := aligner.read(batch))
-    plain = aligner.bring({"x": seen}, batch, here)["x"].attention[0]
-    with torch.autocast("cpu", torch.bfloat16): assert torch.equal(aligner.bring({"x": seen}, batch, here)["x"].attention[0], plain)
+    here = aligner.read(batch)
+    seen = shown(readers["all"], here)
+    plain = bring(aligner, seen, batch, here).attention[0]
+    with torch.autocast("cpu", torch.bfloat16): assert torch.equal(bring(aligner, seen, batch, here).attention[0], plain)
 
 
 def test_states_are_averaged_and_odds_compared_where_the_words_are_the_same(readers, records):
@@ -386,7 +397,7 @@ def test_a_sample_whose_pictures_the_teacher_does_not_see_is_named(readers, reco
     batch = aligner.ours(records[1:2])
     here = aligner.read(batch)
     here.encoded[0].patches = Patches(here.encoded[0].patches.picture + 1, here.encoded[0].patches.boxes, here.encoded[0].patches.overview)
-    with pytest.raises(ValueError, match="sample 'one' none of the teacher's vision tokens"): aligner.align(batch.encoded[0], here.encoded[0])
+    with pytest.raises(ValueError, match="sample 'one' none of the teacher's vision tokens"): aligner.align(batch, here, "text_to_vision")
 
 
 # the target cache
@@ -431,3 +442,43 @@ def test_pictures_that_only_the_student_sees_alike_have_their_own_targets(tmp_pa
         refs.append(ImageRef(None, tmp_path / f"{name}.png"))
     batches = [Batcher(readers["student"])([VQARecord("q", (ref,), (Turn("user", "<image>Red?"), Turn("assistant", "No.")), "planning", (), "drivekd", 0)]) for ref in refs]
     assert len({sample_key(b, 0) for b in batches}) == 1 and len({sample_key(b, 0, source=True) for b in batches}) == 2
+
+
+# every family teaches every other
+
+@pytest.fixture(scope="module")
+def families():
+    made = {}
+    def of(name):
+        if name not in made: made[name] = miniature_vlm(name, SAID * 1000, vocab_size=400)
+        return made[name]
+    return of
+
+
+@pytest.mark.parametrize("theirs", MINIATURES)
+@pytest.mark.parametrize("ours", MINIATURES)
+def test_a_family_teaches_another_where_its_words_look_and_at_which_pictures(families, records, ours, theirs):
+    if ours == theirs: return
+    student, teacher = families(ours), families(theirs)
+    check_teachers(student, dict.fromkeys(CAPABILITIES, teacher), RECIPE)
+    aligner, signal = Aligner(student, teacher), Signal()
+    batch = aligner.ours(records)
+    here = aligner.read(batch)
+    layer = layer_plan(signal, decoder_layers(student), decoder_layers(teacher))[0][1][0]
+    seen = shown(teacher, here, layer)
+    found = bring(aligner, seen, batch, here, signal).attention[layer]
+    for i, how in enumerate(aligner.align(batch, here, "text_to_vision")):
+        real, there, e = batch.attention_mask[i].bool(), here.attention_mask[i].bool(), here.encoded[i]
+        sees = torch.as_tensor((e.patches.boxes[:, 2:] > e.patches.boxes[:, :2]).all(1))          # keys of a black remainder have no extent
+        wanted = how.rows @ seen.attention[layer][i][there][:, here.columns(i)[sees]]
+        got = found[i][real][:, batch.columns(i)]
+        torch.testing.assert_close(got[words(batch, i)].sum(1), wanted[words(batch, i)].sum(1))
+        for picture in range(len(e.record.images)):                                                # and of each picture
+            part, of = (torch.as_tensor(x.encoded[i].patches.picture == picture) for x in (batch, here))
+            mine = how.rows @ seen.attention[layer][i][there][:, here.columns(i)[sees & of]]
+            torch.testing.assert_close(got[words(batch, i)][:, part].sum(1), mine[words(batch, i)].sum(1))
+    targets = Teachers(dict.fromkeys(CAPABILITIES, teacher), RECIPE, decoder_layers(student), student=student).targets(batch)
+    with torch.no_grad(), listen(student, student_needs(RECIPE, decoder_layers(student)), maps=False) as own: student.model(**batch.model_inputs())
+    for c in RECIPE.capabilities:
+        loss = signal_loss(c.signal, own, targets[c.name], batch)
+        assert loss.isfinite().all() and loss[:2].gt(0).all(), c.name

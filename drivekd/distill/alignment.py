@@ -7,7 +7,7 @@ __all__ = ['Piece', 'NOMINAL', 'overlaps', 'share_out', 'span_weights', 'compara
            'Alignment', 'align', 'carry', 'chat_in_parts', 'vision_runs', 'chat_pieces', 'vision_of', 'common_text',
            'common_spans', 'reader_digest', 'reads_alike', 'sample_tokens', 'same_layout', 'Aligner', 'check_alignment']
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #fac88a73
+# %% ../../nbs/api/distill/03a_alignment.ipynb #cb1a4dbd
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from ..models.batching import Batch, Batcher, Encoded, chat_messages
 from ..models.digests import digest, processor_digest
 from ..models.families import Patches, expand_placeholders
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #df1d9245
+# %% ../../nbs/api/distill/03a_alignment.ipynb #2e38774f
 def overlaps(
     first: Tensor,  # intervals [n 2], start and end
     second: Tensor,  # intervals [m 2]
@@ -35,7 +35,7 @@ def overlaps(
     end, start = (pick(first[:, None, i], second[None, :, i]) for pick, i in ((torch.minimum, 1), (torch.maximum, 0)))
     return (end - start).clamp_min(0)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #1fb478c0
+# %% ../../nbs/api/distill/03a_alignment.ipynb #3b612b89
 def share_out(
     common: Tensor,  # what each two tokens have in common [n m]
     size: Tensor,  # of each first token [n]
@@ -45,7 +45,7 @@ def share_out(
     # less than a millionth is a rounded edge and not something in common
     return torch.where(common > 1e-6 * whole, common / whole, 0.0).float()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #e6d81379
+# %% ../../nbs/api/distill/03a_alignment.ipynb #3565977e
 def span_weights(
     first: Tensor,  # characters [n 2] of each token in the common text; start = end: none of them
     second: Tensor,  # [m 2]
@@ -53,7 +53,7 @@ def span_weights(
     "How each first token is divided among the second ones, by characters (our choice)."
     return share_out(overlaps(first, second), first[:, 1] - first[:, 0])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #354ad43b
+# %% ../../nbs/api/distill/03a_alignment.ipynb #5cc3f767
 def _two_scales(patches: Patches) -> Tensor:  # bool [v]
     "Tokens whose picture is seen both in tiles and as an overview."
     picture, overview = torch.as_tensor(patches.picture), torch.as_tensor(patches.overview)
@@ -70,7 +70,7 @@ def comparable(
     scales = _two_scales(first)[:, None] & _two_scales(second)
     return (picture[0][:, None] == picture[1]) & (~scales | (overview[0][:, None] == overview[1]))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #36a87eb5
+# %% ../../nbs/api/distill/03a_alignment.ipynb #56860fc3
 def area_weights(
     first: Patches,  # of n vision tokens
     second: Patches,  # of m vision tokens, of the same pictures
@@ -81,7 +81,7 @@ def area_weights(
     size = (boxes[0][:, 2:] - boxes[0][:, :2]).prod(1)
     return share_out(width * height * comparable(first, second), size)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #2baab9d8
+# %% ../../nbs/api/distill/03a_alignment.ipynb #e9004c1f
 @dataclass(frozen=True)
 class Tokens:
     "What the tokens of a sample stand for: characters of the text that both models read, or parts of pictures."
@@ -99,12 +99,13 @@ def token_weights(
     weights[first.places[:, None], second.places] = area_weights(first.patches, second.patches)
     return weights
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #3fb153ca
+# %% ../../nbs/api/distill/03a_alignment.ipynb #14ec2caa
 @dataclass(frozen=True)
 class Alignment:
     "How one sample's map goes from a teacher's tokens to a student's."
     rows: Tensor  # [s t] the teacher's rows that a student's row is the mean of; sums to one, to nothing without a partner
     columns: Tensor  # [t s] where attention on each teacher token goes; sums to one, to less where the student has nothing
+    causal: bool = True  # the student's rows and columns are the same tokens in order, and none looks ahead
 
     @property
     def partners(self) -> tuple[Tensor, Tensor]:  # bool [s], [s]
@@ -119,26 +120,28 @@ class Alignment:
 def align(
     teacher: Tokens,
     student: Tokens,  # of the same text and pictures
+    teacher_keys: Tokens | None = None,  # what columns stand for where pictures have keys of their own (cross-attention)
+    student_keys: Tokens | None = None,  # None: the same as rows
 ) -> Alignment:
     "Rows are averaged, columns divided (our choice)."
     rows = token_weights(student, teacher)
     total = rows.sum(1, keepdim=True)
-    return Alignment(rows / torch.where(total > 0, total, 1.0), token_weights(teacher, student))
+    columns = token_weights(teacher_keys or teacher, student_keys or student)
+    return Alignment(rows / torch.where(total > 0, total, 1.0), columns, causal=student_keys is None)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #3da2c7bf
+# %% ../../nbs/api/distill/03a_alignment.ipynb #8f9f2734
 def carry(
     maps: Tensor,  # of the teacher [t t]
     how: Alignment,
-    causal: bool = True,  # rows and columns are the same tokens in order, and none looks ahead
 ) -> Tensor:  # [s s], zero where the student has no partner
     "A teacher's map in the student's layout."
     moved, columns = how.rows @ maps, how.columns
-    if not causal: return moved @ columns
+    if not how.causal: return moved @ columns
     seen = columns.cumsum(1).mT  # [s t]: how much of a teacher's token lies no later than a student's
     reach = torch.where(seen > 0, seen[-1:] / torch.where(seen > 0, seen, 1.0), 0.0)
     return (moved * reach @ columns).tril()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #b3875dad
+# %% ../../nbs/api/distill/03a_alignment.ipynb #bcddf18e
 _MARK = "\ue000"  # stands for what is said while a template shows what it adds
 _SAID = re.compile(r"\S(?:.*\S)?", re.DOTALL)  # without the white space around it, which some templates strip
 
@@ -166,7 +169,7 @@ def chat_in_parts(
 
 def _shorten(said: Sequence[str]) -> str: return repr(" … ".join(said)[:60])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #a4dabb9f
+# %% ../../nbs/api/distill/03a_alignment.ipynb #920ca5d0
 Piece = tuple[int, str]  # first character, text
 
 
@@ -186,7 +189,7 @@ def _outside(part: str, at: int, runs: Sequence[tuple[int, int]]) -> list[Piece]
     edges = [0, *inside, len(part)]
     return [(at + a, part[a:b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #4e617203
+# %% ../../nbs/api/distill/03a_alignment.ipynb #af1e6ec4
 def chat_pieces(
     batcher: Batcher,
     encoded: Encoded,  # by this batcher
@@ -206,7 +209,7 @@ def vision_of(batcher: Batcher, encoded: Encoded) -> Tensor:  # bool [t]
     "A sample's vision tokens."
     return batcher.family.vision_mask(batcher.config, encoded.input_ids)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #0f52337a
+# %% ../../nbs/api/distill/03a_alignment.ipynb #5fc98fa9
 def common_text(
     ours: Sequence[Sequence[Piece]],  # from `chat_pieces`
     theirs: Sequence[Sequence[Piece]],  # of the same record
@@ -231,7 +234,7 @@ def common_spans(
     last = torch.where(some, high - starts + before, 0).amax(1)
     return torch.stack([torch.where(some.any(1), first, 0), last], 1)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #bb5808e9
+# %% ../../nbs/api/distill/03a_alignment.ipynb #54123391
 NOMINAL = ((1600, 900), (900, 1600))  # pixels of pictures by which two cuts are compared
 
 
@@ -251,15 +254,19 @@ def reads_alike(
     "Whether both cut text and pictures into the same tokens."
     return student.processor is teacher.processor or reader_digest(student) == reader_digest(teacher)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #b1442328
+# %% ../../nbs/api/distill/03a_alignment.ipynb #0ba0a99f
 def sample_tokens(
-    batcher: Batcher,
-    encoded: Encoded,  # by this batcher
-    starts: Tensor,  # of the common stretches in its text [n]
-    lengths: Tensor,  # [n]
-) -> Tokens:
-    "What each token of a sample stands for."
-    return Tokens(common_spans(encoded.offsets, starts, lengths), vision_of(batcher, encoded).nonzero()[:, 0], encoded.patches)
+    batch: Batch,
+    i: int,  # which sample
+    spans: Tensor,  # of its tokens in the common text [t 2]
+    region: str,  # "full" or "text_to_vision"
+) -> tuple[Tokens, Tokens | None]:  # of rows; of columns, where pictures have keys of their own
+    "What rows and columns of a sample's map stand for."
+    patches, nowhere = batch.encoded[i].patches, torch.arange(0)
+    if batch.tile_sight is None:
+        return Tokens(spans, batch.vision_mask[i, batch.attention_mask[i].bool()].nonzero()[:, 0].cpu(), patches), None
+    words = Tokens(spans, nowhere, Patches(patches.picture[:0], patches.boxes[:0], patches.overview[:0]))
+    return words, Tokens(spans.new_zeros(len(patches), 2), torch.arange(len(patches)), patches) if region == "text_to_vision" else None
 
 
 def same_layout(
@@ -271,7 +278,7 @@ def same_layout(
         a.text == b.text and torch.equal(a.offsets, b.offsets) and np.array_equal(a.patches.boxes, b.patches.boxes)
         for a, b in zip(ours.encoded, theirs.encoded, strict=True))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #5966dc80
+# %% ../../nbs/api/distill/03a_alignment.ipynb #c2eb15fd
 class Aligner:
     "Between a student and a teacher who cuts text or pictures otherwise (our choice)."
     def __init__(self,
@@ -288,35 +295,39 @@ class Aligner:
         return self.theirs([e.record for e in batch.encoded])
 
     def align(self,
-        ours: Encoded,
-        theirs: Encoded,  # the same record, read by the teacher
-    ) -> Alignment:
-        "How maps of a sample go across."
-        x, y, lengths = common_text(chat_pieces(self.ours, ours), chat_pieces(self.theirs, theirs))
-        teacher, student = sample_tokens(self.theirs, theirs, y, lengths), sample_tokens(self.ours, ours, x, lengths)
-        how = align(teacher, student)
-        if len(ours.patches) and not how.columns[teacher.places][:, student.places].any(): raise ValueError(_NOWHERE.format(ours.record.id))
-        return how
+        batch: Batch,  # the student's
+        here: Batch,  # from `read`
+        region: str = "full",  # or "text_to_vision"
+    ) -> list[Alignment]:  # of each sample
+        "How maps go across."
+        found = []
+        for i, (ours, theirs) in enumerate(zip(batch.encoded, here.encoded, strict=True)):
+            x, y, lengths = common_text(chat_pieces(self.ours, ours), chat_pieces(self.theirs, theirs))
+            student, student_keys = sample_tokens(batch, i, common_spans(ours.offsets, x, lengths), region)
+            teacher, teacher_keys = sample_tokens(here, i, common_spans(theirs.offsets, y, lengths), region)
+            found.append(align(teacher, student, teacher_keys, student_keys))
+            if region == "text_to_vision" and len(ours.patches) and not found[i].columns[:, (student_keys or student).places].any():
+                raise ValueError(_NOWHERE.format(ours.record.id))
+        return found
 
     def bring(self,
         shown: Mapping[str, Signals],  # capability -> what the teacher showed of `here`
+        signals: Mapping[str, Signal],  # capability -> what it was asked for
         batch: Batch,  # the student's
         here: Batch,  # from `read`
     ) -> dict[str, Signals]:  # in the student's layout
         "What the teacher showed, as if it read like the student."
         _check_answers(shown, batch, here)
-        device, real = here.input_ids.device, batch.attention_mask.bool()
-        if same_layout(batch, here): return {name: replace(signals, partners=(real, real)) for name, signals in shown.items()}
-        hows = [self.align(a, b).to(device) for a, b in zip(batch.encoded, here.encoded, strict=True)]
-        ours, theirs = ([row.nonzero()[:, 0] for row in b.attention_mask.to(device)] for b in (batch, here))
-        with torch.autocast(device.type, enabled=False):
-            return {name: _carried(signals, hows, ours, theirs, batch.attention_mask.shape[1]) for name, signals in shown.items()}
+        if same_layout(batch, here): return {name: replace(x, partners=_everything(signals[name], batch)) for name, x in shown.items()}
+        hows = {region: self.align(batch, here, region) for region in {s.region for s in signals.values()}}
+        with torch.autocast(here.input_ids.device.type, enabled=False):
+            return {name: _carried(x, signals[name].region, hows[signals[name].region], batch, here) for name, x in shown.items()}
 
 
 _NOWHERE = ("A map can be carried where both models see a part of the same picture; in sample {!r} none of the teacher's vision tokens lies on one "
             "of the student's: choose a teacher that reads this picture.")
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #d2f45b0d
+# %% ../../nbs/api/distill/03a_alignment.ipynb #a19d5831
 def _check_answers(shown: Mapping[str, Signals], batch: Batch, here: Batch) -> None:
     "Logits are compared answer token by answer token."
     if all(signals.logits is None for signals in shown.values()): return
@@ -326,26 +337,34 @@ def _check_answers(shown: Mapping[str, Signals], batch: Batch, here: Batch) -> N
                              "choose a teacher of the same model line or a signal of attention.")
 
 
-def _placed(
-    values: Sequence[Tensor],  # of each sample [s ...]
-    places: Sequence[Tensor],  # of its tokens in the batch [s]
-    length: int,  # tokens of the batch
-    square: bool = False,  # values [s s]
-) -> Tensor:  # [b length ...], zero at padding
-    "Samples with the student's padding."
-    out = values[0].new_zeros(len(values), *(length, length) if square else (length, *values[0].shape[1:]))
-    for whole, at, x in zip(out, places, values, strict=True): whole[(at[:, None], at) if square else at] = x
-    return out
+def _everything(signal: Signal, batch: Batch) -> tuple[Tensor, Tensor]:
+    "All rows and columns have a partner."
+    real = batch.attention_mask.bool()
+    keyed = signal.region == "text_to_vision" and batch.tile_sight is not None
+    return real, batch.sight.any(1) if keyed else real
+
+# %% ../../nbs/api/distill/03a_alignment.ipynb #f3a3c9b0
+def _places(batch: Batch, i: int, region: str) -> tuple[Tensor, Tensor]:
+    "Rows and columns of a sample in the maps of its batch."
+    real = batch.attention_mask[i].nonzero()[:, 0]
+    return real, batch.columns(i) if region == "text_to_vision" and batch.tile_sight is not None else real
 
 
-def _carried(signals: Signals, hows: Sequence[Alignment], ours: Sequence[Tensor], theirs: Sequence[Tensor], length: int) -> Signals:
+def _carried(signals: Signals, region: str, hows: Sequence[Alignment], batch: Batch, here: Batch) -> Signals:
     "Maps and states of a batch at the student's places."
-    maps = {l: _placed([carry(m[at[:, None], at], how) for m, at, how in zip(x, theirs, hows, strict=True)], ours, length, True) for l, x in signals.attention.items()}
-    states = {l: _placed([how.rows @ m[at].float() for m, at, how in zip(x, theirs, hows, strict=True)], ours, length) for l, x in signals.hidden.items()}
-    partners = tuple(_placed(side, ours, length) for side in zip(*(how.partners for how in hows), strict=True))
-    return Signals(maps, states, signals.logits, partners)
+    all_real, all_columns = _everything(Signal(region=region), batch)
+    device = here.input_ids.device
+    rows, columns = (torch.zeros_like(side, device=device) for side in (all_real, all_columns))
+    maps = {l: x.new_zeros(*rows.shape, columns.shape[1], dtype=torch.float32) for l, x in signals.attention.items()}
+    states = {l: x.new_zeros(*rows.shape, x.shape[2], dtype=torch.float32) for l, x in signals.hidden.items()}
+    for i, how in enumerate(how.to(device) for how in hows):
+        (row, column), (seen_row, seen_column) = ([at.to(device) for at in _places(b, i, region)] for b in (batch, here))
+        rows[i, row], columns[i, column] = how.partners
+        for l, x in signals.attention.items(): maps[l][i, row[:, None], column] = carry(x[i, seen_row[:, None], seen_column], how)
+        for l, x in signals.hidden.items(): states[l][i, row] = how.rows @ x[i, seen_row].float()
+    return Signals(maps, states, signals.logits, (rows, columns))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #83f7acad
+# %% ../../nbs/api/distill/03a_alignment.ipynb #c74446be
 _PROBE = (Turn("user", f"{PLACEHOLDER}\nWhat is it?"), Turn("assistant", "A bus."))
 
 

@@ -51,7 +51,7 @@ class Teacher:
             out = self.vlm.model(**self.vision.inputs(here), logits_to_keep=answer_positions(here.labels), use_cache=False)
             shown.logits = out.logits  # only reached when logits are needed
         found = {name: target(s, self.plans[name], shown, here) for name, s in wanted.items()}
-        if self.aligner: found = self.aligner.bring(found, batch, here)
+        if self.aligner: found = self.aligner.bring(found, wanted, batch, here)
         return {name: _to(signals, batch.labels.device) for name, signals in found.items()}
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #df6684ae
