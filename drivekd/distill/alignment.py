@@ -7,7 +7,7 @@ __all__ = ['Piece', 'NOMINAL', 'overlaps', 'share_out', 'span_weights', 'compara
            'Alignment', 'align', 'carry', 'chat_in_parts', 'vision_runs', 'chat_pieces', 'vision_of', 'common_text',
            'common_spans', 'reader_digest', 'reads_alike', 'sample_tokens', 'same_layout', 'Aligner', 'check_alignment']
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #cb1a4dbd
+# %% ../../nbs/api/distill/03a_alignment.ipynb #b9b7881c
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from ..models.batching import Batch, Batcher, Encoded, chat_messages
 from ..models.digests import digest, processor_digest
 from ..models.families import Patches, expand_placeholders
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #2e38774f
+# %% ../../nbs/api/distill/03a_alignment.ipynb #f3d3b118
 def overlaps(
     first: Tensor,  # intervals [n 2], start and end
     second: Tensor,  # intervals [m 2]
@@ -35,7 +35,7 @@ def overlaps(
     end, start = (pick(first[:, None, i], second[None, :, i]) for pick, i in ((torch.minimum, 1), (torch.maximum, 0)))
     return (end - start).clamp_min(0)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #3b612b89
+# %% ../../nbs/api/distill/03a_alignment.ipynb #9dcf53f0
 def share_out(
     common: Tensor,  # what each two tokens have in common [n m]
     size: Tensor,  # of each first token [n]
@@ -45,7 +45,7 @@ def share_out(
     # less than a millionth is a rounded edge and not something in common
     return torch.where(common > 1e-6 * whole, common / whole, 0.0).float()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #3565977e
+# %% ../../nbs/api/distill/03a_alignment.ipynb #4953724c
 def span_weights(
     first: Tensor,  # characters [n 2] of each token in the common text; start = end: none of them
     second: Tensor,  # [m 2]
@@ -53,7 +53,7 @@ def span_weights(
     "How each first token is divided among the second ones, by characters (our choice)."
     return share_out(overlaps(first, second), first[:, 1] - first[:, 0])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #5cc3f767
+# %% ../../nbs/api/distill/03a_alignment.ipynb #4d6064ac
 def _two_scales(patches: Patches) -> Tensor:  # bool [v]
     "Tokens whose picture is seen both in tiles and as an overview."
     picture, overview = torch.as_tensor(patches.picture), torch.as_tensor(patches.overview)
@@ -70,7 +70,7 @@ def comparable(
     scales = _two_scales(first)[:, None] & _two_scales(second)
     return (picture[0][:, None] == picture[1]) & (~scales | (overview[0][:, None] == overview[1]))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #56860fc3
+# %% ../../nbs/api/distill/03a_alignment.ipynb #20d44b45
 def area_weights(
     first: Patches,  # of n vision tokens
     second: Patches,  # of m vision tokens, of the same pictures
@@ -81,7 +81,7 @@ def area_weights(
     size = (boxes[0][:, 2:] - boxes[0][:, :2]).prod(1)
     return share_out(width * height * comparable(first, second), size)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #e9004c1f
+# %% ../../nbs/api/distill/03a_alignment.ipynb #1548f920
 @dataclass(frozen=True)
 class Tokens:
     "What the tokens of a sample stand for: characters of the text that both models read, or parts of pictures."
@@ -99,7 +99,7 @@ def token_weights(
     weights[first.places[:, None], second.places] = area_weights(first.patches, second.patches)
     return weights
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #14ec2caa
+# %% ../../nbs/api/distill/03a_alignment.ipynb #9502daef
 @dataclass(frozen=True)
 class Alignment:
     "How one sample's map goes from a teacher's tokens to a student's."
@@ -129,7 +129,7 @@ def align(
     columns = token_weights(teacher_keys or teacher, student_keys or student)
     return Alignment(rows / torch.where(total > 0, total, 1.0), columns, causal=student_keys is None)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #8f9f2734
+# %% ../../nbs/api/distill/03a_alignment.ipynb #823bf218
 def carry(
     maps: Tensor,  # of the teacher [t t]
     how: Alignment,
@@ -141,7 +141,7 @@ def carry(
     reach = torch.where(seen > 0, seen[-1:] / torch.where(seen > 0, seen, 1.0), 0.0)
     return (moved * reach @ columns).tril()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #bcddf18e
+# %% ../../nbs/api/distill/03a_alignment.ipynb #e456a36c
 _MARK = "\ue000"  # stands for what is said while a template shows what it adds
 _SAID = re.compile(r"\S(?:.*\S)?", re.DOTALL)  # without the white space around it, which some templates strip
 
@@ -169,7 +169,7 @@ def chat_in_parts(
 
 def _shorten(said: Sequence[str]) -> str: return repr(" … ".join(said)[:60])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #920ca5d0
+# %% ../../nbs/api/distill/03a_alignment.ipynb #bfb978af
 Piece = tuple[int, str]  # first character, text
 
 
@@ -189,7 +189,7 @@ def _outside(part: str, at: int, runs: Sequence[tuple[int, int]]) -> list[Piece]
     edges = [0, *inside, len(part)]
     return [(at + a, part[a:b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #af1e6ec4
+# %% ../../nbs/api/distill/03a_alignment.ipynb #ea5a04e8
 def chat_pieces(
     batcher: Batcher,
     encoded: Encoded,  # by this batcher
@@ -209,7 +209,7 @@ def vision_of(batcher: Batcher, encoded: Encoded) -> Tensor:  # bool [t]
     "A sample's vision tokens."
     return batcher.family.vision_mask(batcher.config, encoded.input_ids)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #5fc98fa9
+# %% ../../nbs/api/distill/03a_alignment.ipynb #9565a219
 def common_text(
     ours: Sequence[Sequence[Piece]],  # from `chat_pieces`
     theirs: Sequence[Sequence[Piece]],  # of the same record
@@ -234,7 +234,7 @@ def common_spans(
     last = torch.where(some, high - starts + before, 0).amax(1)
     return torch.stack([torch.where(some.any(1), first, 0), last], 1)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #54123391
+# %% ../../nbs/api/distill/03a_alignment.ipynb #12f01721
 NOMINAL = ((1600, 900), (900, 1600))  # pixels of pictures by which two cuts are compared
 
 
@@ -254,7 +254,7 @@ def reads_alike(
     "Whether both cut text and pictures into the same tokens."
     return student.processor is teacher.processor or reader_digest(student) == reader_digest(teacher)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #0ba0a99f
+# %% ../../nbs/api/distill/03a_alignment.ipynb #df143748
 def sample_tokens(
     batch: Batch,
     i: int,  # which sample
@@ -278,7 +278,7 @@ def same_layout(
         a.text == b.text and torch.equal(a.offsets, b.offsets) and np.array_equal(a.patches.boxes, b.patches.boxes)
         for a, b in zip(ours.encoded, theirs.encoded, strict=True))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #c2eb15fd
+# %% ../../nbs/api/distill/03a_alignment.ipynb #6ee5dc1f
 class Aligner:
     "Between a student and a teacher who cuts text or pictures otherwise (our choice)."
     def __init__(self,
@@ -286,7 +286,7 @@ class Aligner:
         teacher,  # `VLM`
         role_marker: bool = False,  # as the student's batcher
     ):
-        self.ours, self.theirs = Batcher(student), Batcher(teacher, role_marker=role_marker)
+        self.ours, self.theirs, self.told = Batcher(student), Batcher(teacher, role_marker=role_marker), set()
 
     def read(self,
         batch: Batch,  # the student's
@@ -321,13 +321,16 @@ class Aligner:
         if same_layout(batch, here): return {name: replace(x, partners=_everything(signals[name], batch)) for name, x in shown.items()}
         hows = {region: self.align(batch, here, region) for region in {s.region for s in signals.values()}}
         with torch.autocast(here.input_ids.device.type, enabled=False):
-            return {name: _carried(x, signals[name].region, hows[signals[name].region], batch, here) for name, x in shown.items()}
+            found = {name: _carried(x, signals[name].region, hows[signals[name].region], batch, here) for name, x in shown.items()}
+            for name in found.keys() - self.told: print(_in_words(name, signals[name].region, shown[name], found[name], hows, batch, here))
+        self.told |= found.keys()
+        return found
 
 
 _NOWHERE = ("A map can be carried where both models see a part of the same picture; in sample {!r} none of the teacher's vision tokens lies on one "
             "of the student's: choose a teacher that reads this picture.")
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #a19d5831
+# %% ../../nbs/api/distill/03a_alignment.ipynb #f4b5f50d
 def _check_answers(shown: Mapping[str, Signals], batch: Batch, here: Batch) -> None:
     "Logits are compared answer token by answer token."
     if all(signals.logits is None for signals in shown.values()): return
@@ -343,11 +346,23 @@ def _everything(signal: Signal, batch: Batch) -> tuple[Tensor, Tensor]:
     keyed = signal.region == "text_to_vision" and batch.tile_sight is not None
     return real, batch.sight.any(1) if keyed else real
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #f3a3c9b0
+# %% ../../nbs/api/distill/03a_alignment.ipynb #49323910
 def _places(batch: Batch, i: int, region: str) -> tuple[Tensor, Tensor]:
     "Rows and columns of a sample in the maps of its batch."
     real = batch.attention_mask[i].nonzero()[:, 0]
     return real, batch.columns(i) if region == "text_to_vision" and batch.tile_sight is not None else real
+
+
+def _in_words(name: str, region: str, shown: Signals, found: Signals, hows: Mapping[str, Sequence[Alignment]], batch: Batch, here: Batch) -> str:
+    "How many tokens of a first batch are compared, and how much of the teacher's attention is lost."
+    rows, columns = found.partners
+    has = rows | columns if rows.shape == columns.shape else rows
+    said = f"The {name} teacher reads other tokens: {has.sum()} of the student's {batch.attention_mask.sum()} are compared"
+    for layer, x in list(shown.attention.items())[:1]:
+        seen = [_places(here, i, region) for i in range(len(x))]
+        before = sum(how.rows.sum(0) @ x[i, row[:, None], column].cpu().sum(1) for i, ((row, column), how) in enumerate(zip(seen, hows[region], strict=True)))
+        said += f", and {1 - found.attention[layer].sum() / before:.1%} of the attention of those that look finds no place"
+    return f"{said} (first batch)."
 
 
 def _carried(signals: Signals, region: str, hows: Sequence[Alignment], batch: Batch, here: Batch) -> Signals:
@@ -362,9 +377,10 @@ def _carried(signals: Signals, region: str, hows: Sequence[Alignment], batch: Ba
         rows[i, row], columns[i, column] = how.partners
         for l, x in signals.attention.items(): maps[l][i, row[:, None], column] = carry(x[i, seen_row[:, None], seen_column], how)
         for l, x in signals.hidden.items(): states[l][i, row] = how.rows @ x[i, seen_row].float()
+    if region == "text_to_vision" and batch.tile_sight is not None: maps = {l: m * batch.sight.to(device) for l, m in maps.items()}
     return Signals(maps, states, signals.logits, (rows, columns))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #c74446be
+# %% ../../nbs/api/distill/03a_alignment.ipynb #3e1e07f0
 _PROBE = (Turn("user", f"{PLACEHOLDER}\nWhat is it?"), Turn("assistant", "A bus."))
 
 
