@@ -7,7 +7,7 @@ __all__ = ['Piece', 'NOMINAL', 'overlaps', 'share_out', 'span_weights', 'compara
            'Alignment', 'align', 'carry', 'chat_in_parts', 'vision_runs', 'chat_pieces', 'vision_of', 'common_text',
            'common_spans', 'reader_digest', 'reads_alike', 'sample_tokens', 'same_layout', 'Aligner', 'check_alignment']
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #b9b7881c
+# %% ../../nbs/api/distill/03a_alignment.ipynb #038d3c74
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from ..models.batching import Batch, Batcher, Encoded, chat_messages
 from ..models.digests import digest, processor_digest
 from ..models.families import Patches, expand_placeholders
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #f3d3b118
+# %% ../../nbs/api/distill/03a_alignment.ipynb #b6a2f43f
 def overlaps(
     first: Tensor,  # intervals [n 2], start and end
     second: Tensor,  # intervals [m 2]
@@ -35,7 +35,7 @@ def overlaps(
     end, start = (pick(first[:, None, i], second[None, :, i]) for pick, i in ((torch.minimum, 1), (torch.maximum, 0)))
     return (end - start).clamp_min(0)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #9dcf53f0
+# %% ../../nbs/api/distill/03a_alignment.ipynb #d111a84d
 def share_out(
     common: Tensor,  # what each two tokens have in common [n m]
     size: Tensor,  # of each first token [n]
@@ -45,7 +45,7 @@ def share_out(
     # less than a millionth is a rounded edge and not something in common
     return torch.where(common > 1e-6 * whole, common / whole, 0.0).float()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #4953724c
+# %% ../../nbs/api/distill/03a_alignment.ipynb #27d9fc79
 def span_weights(
     first: Tensor,  # characters [n 2] of each token in the common text; start = end: none of them
     second: Tensor,  # [m 2]
@@ -53,7 +53,7 @@ def span_weights(
     "How each first token is divided among the second ones, by characters (our choice)."
     return share_out(overlaps(first, second), first[:, 1] - first[:, 0])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #4d6064ac
+# %% ../../nbs/api/distill/03a_alignment.ipynb #92ee8921
 def _two_scales(patches: Patches) -> Tensor:  # bool [v]
     "Tokens whose picture is seen both in tiles and as an overview."
     picture, overview = torch.as_tensor(patches.picture), torch.as_tensor(patches.overview)
@@ -70,7 +70,7 @@ def comparable(
     scales = _two_scales(first)[:, None] & _two_scales(second)
     return (picture[0][:, None] == picture[1]) & (~scales | (overview[0][:, None] == overview[1]))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #20d44b45
+# %% ../../nbs/api/distill/03a_alignment.ipynb #21632ec6
 def area_weights(
     first: Patches,  # of n vision tokens
     second: Patches,  # of m vision tokens, of the same pictures
@@ -81,7 +81,7 @@ def area_weights(
     size = (boxes[0][:, 2:] - boxes[0][:, :2]).prod(1)
     return share_out(width * height * comparable(first, second), size)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #1548f920
+# %% ../../nbs/api/distill/03a_alignment.ipynb #3ba4f6ec
 @dataclass(frozen=True)
 class Tokens:
     "What the tokens of a sample stand for: characters of the text that both models read, or parts of pictures."
@@ -99,7 +99,7 @@ def token_weights(
     weights[first.places[:, None], second.places] = area_weights(first.patches, second.patches)
     return weights
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #9502daef
+# %% ../../nbs/api/distill/03a_alignment.ipynb #51a19f3d
 @dataclass(frozen=True)
 class Alignment:
     "How one sample's map goes from a teacher's tokens to a student's."
@@ -129,7 +129,7 @@ def align(
     columns = token_weights(teacher_keys or teacher, student_keys or student)
     return Alignment(rows / torch.where(total > 0, total, 1.0), columns, causal=student_keys is None)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #823bf218
+# %% ../../nbs/api/distill/03a_alignment.ipynb #d7dc56ba
 def carry(
     maps: Tensor,  # of the teacher [t t]
     how: Alignment,
@@ -141,7 +141,7 @@ def carry(
     reach = torch.where(seen > 0, seen[-1:] / torch.where(seen > 0, seen, 1.0), 0.0)
     return (moved * reach @ columns).tril()
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #e456a36c
+# %% ../../nbs/api/distill/03a_alignment.ipynb #b08e4684
 _MARK = "\ue000"  # stands for what is said while a template shows what it adds
 _SAID = re.compile(r"\S(?:.*\S)?", re.DOTALL)  # without the white space around it, which some templates strip
 
@@ -169,7 +169,7 @@ def chat_in_parts(
 
 def _shorten(said: Sequence[str]) -> str: return repr(" … ".join(said)[:60])
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #bfb978af
+# %% ../../nbs/api/distill/03a_alignment.ipynb #6b40f602
 Piece = tuple[int, str]  # first character, text
 
 
@@ -189,7 +189,7 @@ def _outside(part: str, at: int, runs: Sequence[tuple[int, int]]) -> list[Piece]
     edges = [0, *inside, len(part)]
     return [(at + a, part[a:b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #ea5a04e8
+# %% ../../nbs/api/distill/03a_alignment.ipynb #72a0ea00
 def chat_pieces(
     batcher: Batcher,
     encoded: Encoded,  # by this batcher
@@ -209,7 +209,7 @@ def vision_of(batcher: Batcher, encoded: Encoded) -> Tensor:  # bool [t]
     "A sample's vision tokens."
     return batcher.family.vision_mask(batcher.config, encoded.input_ids)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #9565a219
+# %% ../../nbs/api/distill/03a_alignment.ipynb #4fa6006a
 def common_text(
     ours: Sequence[Sequence[Piece]],  # from `chat_pieces`
     theirs: Sequence[Sequence[Piece]],  # of the same record
@@ -234,7 +234,7 @@ def common_spans(
     last = torch.where(some, high - starts + before, 0).amax(1)
     return torch.stack([torch.where(some.any(1), first, 0), last], 1)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #12f01721
+# %% ../../nbs/api/distill/03a_alignment.ipynb #4735bd50
 NOMINAL = ((1600, 900), (900, 1600))  # pixels of pictures by which two cuts are compared
 
 
@@ -254,7 +254,7 @@ def reads_alike(
     "Whether both cut text and pictures into the same tokens."
     return student.processor is teacher.processor or reader_digest(student) == reader_digest(teacher)
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #df143748
+# %% ../../nbs/api/distill/03a_alignment.ipynb #fecb2efa
 def sample_tokens(
     batch: Batch,
     i: int,  # which sample
@@ -278,7 +278,7 @@ def same_layout(
         a.text == b.text and torch.equal(a.offsets, b.offsets) and np.array_equal(a.patches.boxes, b.patches.boxes)
         for a, b in zip(ours.encoded, theirs.encoded, strict=True))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #6ee5dc1f
+# %% ../../nbs/api/distill/03a_alignment.ipynb #b3d00507
 class Aligner:
     "Between a student and a teacher who cuts text or pictures otherwise (our choice)."
     def __init__(self,
@@ -330,7 +330,7 @@ class Aligner:
 _NOWHERE = ("A map can be carried where both models see a part of the same picture; in sample {!r} none of the teacher's vision tokens lies on one "
             "of the student's: choose a teacher that reads this picture.")
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #f4b5f50d
+# %% ../../nbs/api/distill/03a_alignment.ipynb #6c4fd7d1
 def _check_answers(shown: Mapping[str, Signals], batch: Batch, here: Batch) -> None:
     "Logits are compared answer token by answer token."
     if all(signals.logits is None for signals in shown.values()): return
@@ -346,7 +346,7 @@ def _everything(signal: Signal, batch: Batch) -> tuple[Tensor, Tensor]:
     keyed = signal.region == "text_to_vision" and batch.tile_sight is not None
     return real, batch.sight.any(1) if keyed else real
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #49323910
+# %% ../../nbs/api/distill/03a_alignment.ipynb #a13d54cd
 def _places(batch: Batch, i: int, region: str) -> tuple[Tensor, Tensor]:
     "Rows and columns of a sample in the maps of its batch."
     real = batch.attention_mask[i].nonzero()[:, 0]
@@ -357,12 +357,18 @@ def _in_words(name: str, region: str, shown: Signals, found: Signals, hows: Mapp
     "How many tokens of a first batch are compared, and how much of the teacher's attention is lost."
     rows, columns = found.partners
     has = rows | columns if rows.shape == columns.shape else rows
-    said = f"The {name} teacher reads other tokens: {has.sum()} of the student's {batch.attention_mask.sum()} are compared"
+    said = f"The {name} teacher reads other tokens: it has {has.sum()} of the student's {batch.attention_mask.sum()}"
     for layer, x in list(shown.attention.items())[:1]:
-        seen = [_places(here, i, region) for i in range(len(x))]
-        before = sum(how.rows.sum(0) @ x[i, row[:, None], column].cpu().sum(1) for i, ((row, column), how) in enumerate(zip(seen, hows[region], strict=True)))
-        said += f", and {1 - found.attention[layer].sum() / before:.1%} of the attention of those that look finds no place"
+        before, after = (sum(_looks(b, i, region, m, rows) for i, rows in enumerate(each)) for b, m, each in
+                         ((here, x, [how.rows.sum(0) for how in hows[region]]), (batch, found.attention[layer], [how.rows.any(1).float() for how in hows[region]])))
+        said += f"; of its attention{' on pictures' if region == 'text_to_vision' else ''} {max(0.0, 1 - after / before):.1%} finds no place there"
     return f"{said} (first batch)."
+
+
+def _looks(batch: Batch, i: int, region: str, maps: Tensor, rows: Tensor) -> float:
+    "Attention of a sample's weighted rows within a region."
+    columns = batch.columns(i) if region == "text_to_vision" else batch.attention_mask[i].nonzero()[:, 0]
+    return float(rows @ maps[i].cpu()[batch.attention_mask[i].bool().cpu()][:, columns.cpu()].sum(1))
 
 
 def _carried(signals: Signals, region: str, hows: Sequence[Alignment], batch: Batch, here: Batch) -> Signals:
@@ -380,7 +386,7 @@ def _carried(signals: Signals, region: str, hows: Sequence[Alignment], batch: Ba
     if region == "text_to_vision" and batch.tile_sight is not None: maps = {l: m * batch.sight.to(device) for l, m in maps.items()}
     return Signals(maps, states, signals.logits, (rows, columns))
 
-# %% ../../nbs/api/distill/03a_alignment.ipynb #3e1e07f0
+# %% ../../nbs/api/distill/03a_alignment.ipynb #bb6a6944
 _PROBE = (Turn("user", f"{PLACEHOLDER}\nWhat is it?"), Turn("assistant", "A bus."))
 
 
