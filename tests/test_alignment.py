@@ -15,13 +15,13 @@ from transformers import InternVLForConditionalGeneration
 from drivekd.data.formats import Turn
 from drivekd.data.images import ImageRef
 from drivekd.data.records import VQARecord
-from drivekd.distill.alignment import (Aligner, Tokens, align, area_weights, carry, chat_in_parts, common_spans, common_text, overlaps,
-                                       reads_alike, span_weights)
+from drivekd.distill.alignment import Tokens, align, area_weights, carry, overlaps, span_weights
 from drivekd.distill.cache import CARD, CachedTeachers, StoredTeachers, sample_key, target_bytes
 from drivekd.distill.capabilities import PRESETS, Signal, layer_plan, with_options
 from drivekd.distill.hooks import decoder_layers
 from drivekd.distill.lesson import Lesson
 from drivekd.distill.objective import Needs, Signals, listen, signal_loss, static_weights, student_needs
+from drivekd.distill.readers import Aligner, align_samples, chat_in_parts, common_spans, common_text, reads_alike
 from drivekd.distill.step import Window
 from drivekd.distill.teachers import Teachers, check_teacher, check_teachers
 from drivekd.models.batching import Batcher
@@ -217,6 +217,9 @@ def test_a_template_that_strips_is_aligned_and_one_that_rewrites_is_refused(read
         with pytest.raises(ValueError, match="leaves it as it is.*choose a teacher"): chat_in_parts(processor, turns)
 
 
+def hows(aligner, batch, here): return align_samples(aligner.ours, aligner.theirs, batch, here)
+
+
 def words(batch, i): return ~batch.vision_mask[i][batch.attention_mask[i].bool()]
 
 
@@ -230,7 +233,7 @@ def spelled(batch, i):
 def test_rows_average_tokens_that_share_characters_and_only_those(readers, records, name):
     aligner = Aligner(readers["student"], readers[name])
     batch, here = aligner.ours(records), aligner.read(aligner.ours(records))
-    for n, how in enumerate(aligner.align(batch, here)):
+    for n, how in enumerate(hows(aligner, batch, here)):
         left, right = spelled(batch, n), spelled(here, n)
         for i, j in how.rows.dense().nonzero().tolist():
             if left[i] or right[j]: assert left[i] in right[j] or right[j] in left[i] or set(left[i]) & set(right[j])
@@ -242,7 +245,7 @@ def test_template_words_are_partners_only_where_both_templates_say_the_same(read
     def lacking(name):
         aligner = Aligner(readers["student"], readers[name])
         batch = aligner.ours(records[1:2])
-        [how] = aligner.align(batch, aligner.read(batch))
+        [how] = hows(aligner, batch, aligner.read(batch))
         return "".join(w for w, has in zip(spelled(batch, 0), how.partners[0], strict=True) if not has)
     assert lacking("finer") == lacking("words") == "" and lacking("greeting") == lacking("all") == "<|im_start|>user\n<img>"
 
@@ -274,7 +277,7 @@ def test_a_words_look_at_the_pictures_arrives_whole(readers, records, name, side
     here = aligner.read(batch)
     seen = shown(readers[name], here)
     found = bring(aligner, seen, batch, here)
-    for i, how in enumerate(aligner.align(batch, here)):
+    for i, how in enumerate(hows(aligner, batch, here)):
         real, there = batch.attention_mask[i].bool(), here.attention_mask[i].bool()
         said, wanted = words(batch, i), how.rows @ seen.attention[0][i][there][:, there]
         got = found.attention[0][i][real][:, real]
@@ -397,7 +400,7 @@ def test_a_sample_whose_pictures_the_teacher_does_not_see_is_named(readers, reco
     batch = aligner.ours(records[1:2])
     here = aligner.read(batch)
     here.encoded[0].patches = Patches(here.encoded[0].patches.picture + 1, here.encoded[0].patches.boxes, here.encoded[0].patches.overview)
-    with pytest.raises(ValueError, match="sample 'one' none of the teacher's vision tokens"): aligner.align(batch, here)
+    with pytest.raises(ValueError, match="sample 'one' none of the teacher's vision tokens"): hows(aligner, batch, here)
 
 
 # the target cache
@@ -471,7 +474,7 @@ def test_a_family_teaches_another_where_its_words_look_and_at_which_pictures(fam
     layer = layer_plan(signal, decoder_layers(student), decoder_layers(teacher))[0][1][0]
     seen = shown(teacher, here, layer)
     found = bring(aligner, seen, batch, here, signal).attention[layer]
-    for i, how in enumerate(aligner.align(batch, here)):
+    for i, how in enumerate(hows(aligner, batch, here)):
         real, there, e = batch.attention_mask[i].bool(), here.attention_mask[i].bool(), here.encoded[i]
         sees = torch.as_tensor((e.patches.boxes[:, 2:] > e.patches.boxes[:, :2]).all(1))          # keys of a black remainder have no extent
         wanted = how.rows @ seen.attention[layer][i][there][:, here.columns(i)[sees]]

@@ -10,11 +10,11 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 import torch
 
-from .alignment import Aligner, check_alignment, reader_digest, reads_alike
 from .capabilities import Recipe, Signal, layer_plan
 from .hooks import decoder_layers
 from .losses import answer_positions
 from .objective import Needs, Signals, listen, needs, shares, target
+from .readers import Aligner, check_alignment, reader_digest, reads_alike
 from ..models.digests import fingerprint
 from ..models.vision import VisionCache
 
