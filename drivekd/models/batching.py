@@ -7,15 +7,16 @@ __all__ = ['chat_messages', 'answer_spans', 'question_of', 'covered', 'Encoded',
            'tag_tokens', 'length_buckets']
 
 # %% ../../nbs/api/models/03_batching.ipynb #92c16bf3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..data.cameras import ObjectTag, parse_tags
 from ..data.formats import PLACEHOLDER, Turn
-from ..data.images import load_image
+from ..data.images import ImageRef, load_image
 from ..data.records import VQARecord
 from .digests import digest
 from .families import Patches, expand_placeholders
@@ -154,7 +155,9 @@ class Batcher:
         padding_side: str = "right", # "left" for generation
         role_marker: bool = False, # train on role markers too, as published (parity only)
         max_length: int | None = None, # longer samples are refused, never cut; None takes the model's own limit
+        load: Callable[[ImageRef], Image.Image] = load_image, # opens a picture; a study may hand in one that spoils it
     ):
+        self.load = load
         self.processor, self.family, self.config = vlm.processor, vlm.family, vlm.model.config
         self.padding_side, self.role_marker = padding_side, role_marker
         self.max_length = self.config.get_text_config().max_position_embeddings if max_length is None else max_length
@@ -176,7 +179,7 @@ class Batcher:
     def encode(self, record: VQARecord, prompt: bool = False) -> Encoded:
         "One record as tensors; `ValueError` if it is longer than `max_length`"
         shown = question_of(record) if prompt else record
-        images = [load_image(ref) for ref in shown.images]
+        images = [self.load(ref) for ref in shown.images]
         sizes = [image.size for image in images]
         text, spans = self.text(shown, sizes, prompt)
         out = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

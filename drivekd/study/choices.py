@@ -139,7 +139,7 @@ def _covered(text: str, options: Mapping[str, str]) -> set[str]:
     "Options whose own words all occur, in any order."
     said = {_stem(w) for w in _words(text)}
     told = {letter: {_stem(w) for w in _words(option)} - _SMALL for letter, option in options.items()}
-    shared = set.intersection(*told.values())
+    shared = set.intersection(*told.values()) if told else set()
     own = {letter: words - shared for letter, words in told.items()}
     found = {k: words for k, words in own.items() if len(words) > 2 and words <= said and not (said - words) & _NEGATION}
     return {k for k, words in found.items() if not any(words < others for others in found.values())}
