@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STORES', 'ROLES', 'METHODS', 'KIND', 'READ_LIMIT', 'LIMIT', 'BundleError', 'pack', 'unpack', 'Token', 'Camera',
            'SceneObject', 'Geometry', 'square_grids', 'Model', 'Map', 'Plan', 'plans_of', 'AttentionBundle',
-           'from_bytes', 'read', 'sizes', 'expected_bytes', 'refuse_above', 'write', 'pick', 'as_camera', 'packed',
-           'bundle_of']
+           'from_bytes', 'read', 'sizes', 'expected_bytes', 'refuse_above', 'write', 'pick', 'as_camera', 'as_image',
+           'packed', 'bundle_of']
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #53fe8dd6
 import io
@@ -403,7 +403,7 @@ def pick(
     names = {m.name for m in kept}
     maps = (_part(m, layers and layers[m.model], new) for m in b.maps if m.model in names and m.method in methods and (heads or m.head is None))
     plans = tuple(p for p in b.plans if {p.teacher, p.student} <= names)
-    cameras = tuple(c if jpeg_width is None else as_camera(c.name, Image.open(io.BytesIO(c.jpeg)), jpeg_width, 70) for c in b.cameras)
+    cameras = tuple(c if jpeg_width is None else as_camera(c.name, as_image(c), jpeg_width, 70) for c in b.cameras)
     return replace(b, tokens=tuple(b.tokens[i] for i in new), models=kept, maps=tuple(m for m in maps if m.layers and m.rows), plans=plans, cameras=cameras)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #a8538d6a
@@ -418,6 +418,11 @@ def as_camera(
     out = io.BytesIO()
     small.save(out, "JPEG", quality=quality, optimize=True)
     return Camera(name, out.getvalue(), *small.size)
+
+
+def as_image(camera: Camera) -> Image.Image:
+    "A bundle's picture, decoded."
+    return Image.open(io.BytesIO(camera.jpeg)).convert("RGB")
 
 
 def _tokens(words: Sequence[str], answer_from: int) -> tuple[tuple[Token, ...], str, str]:
