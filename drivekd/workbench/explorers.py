@@ -189,7 +189,7 @@ def static(
     methods: Sequence[str] = ("attention",),
     heads: bool = False,
     height: int = 760,  # pixels
-    jpeg_width: int = 240,
+    jpeg_width: int = 200,
     limit: int = STATIC_LIMIT,  # bytes in the notebook
 ) -> Static:
     "The explorer for an executed notebook: a sandboxed frame, a picture and a summary."
@@ -197,7 +197,7 @@ def static(
     new = {old: i for i, old in enumerate(range(len(self.bundle.tokens)) if rows is None else rows)}
     view = {**self.view, "rows": [new[r] for r in _rows(self.bundle, self.view) if r in new] or [0]}
     small = AttentionExplorer(less, view)
-    shown = Static(small.page(), self.summary(), ImageOps.contain(small.picture(140), (440, 2000)), height)
+    shown = Static(small.page(), self.summary(), ImageOps.contain(small.picture(150), (470, 3000)), height)
     refuse_above(limit, {"page": len(shown._repr_html_().encode())}, "this output of the notebook", "keep fewer rows or layers, or write a page with `to_html`")
     return shown
 

@@ -102,7 +102,7 @@ class Static:
 
 def png_uri(
     picture: Image.Image,
-    colours: int = 96,  # of its palette: small enough for a notebook
+    colours: int = 128,  # of its palette: small enough for a notebook
 ) -> str:
     "A picture as a data address."
     out = io.BytesIO()

@@ -354,6 +354,6 @@ def ship(
     teachers = {c: load_vlm(Path(checkpoints) / f"teacher_{c}") for c in ("perception", "reasoning", "planning")}
     student = load_vlm(Path(checkpoints) / "student")
     with TemporaryDirectory() as aside:
-        question = world_question(aside, "safe actions (choice)", 10)
+        question = world_question(aside, "safe actions (choice)", 5)
         bundle = record(teachers, {"student": student}, question, objects=world_objects(question), head_layers={"planning": (0, 6), "student": (0, 2)})
     return bundle.write(Path(folder) / "miniature.safetensors", limit=1_500_000)

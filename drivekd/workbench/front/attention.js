@@ -215,7 +215,7 @@ class AttentionView {
     }));
     new ResizeObserver(() => this.fit()).observe(this.stage);
     this.fit(); this.renew();
-    this.box.root.dataset.ready = "true";
+    Object.assign(this.box.root, {view: this}).dataset.ready = "true";  // for the console, and for tests
     return this;
   }
   /** State from outside; Python has checked it against the bundle. */
@@ -330,8 +330,8 @@ class AttentionView {
       el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
-        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node)),
-        el("aside", {}, this.mix, this.bars, this.scores, this.ablation, this.list)),
+        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node), this.ablation, this.list),
+        el("aside", {}, this.mix, this.bars, this.scores)),
       el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it." : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
     this.listen();
   }
@@ -350,7 +350,7 @@ class AttentionView {
         else { list.append(texts[role].slice(at, token.start)); at = Math.max(at, token.end); }
         this.chips[i] = chip; list.append(chip);
       });
-      if (role !== "question" || at) list.append(texts[role].slice(at));
+      list.append(texts[role].slice(at));
       lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
     }
     this.replies = el("div", {class: "dk-replies"});
@@ -389,7 +389,7 @@ class AttentionView {
     u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
     const plan = this.plan();
     this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map" : "text to vision"}, ${plan.distance}` : "";
-    this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5").slice(0, 200)))));
+    this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5").replace(/(.{110}).+/, "$1\u2026")))));
     this.lut = colours(s.colours); this.diverging = colours("difference");
     this.distances = s.b ? this.measure() : null;
     this.showList();
@@ -485,7 +485,7 @@ class AttentionView {
       const [l, t, r, b] = boxOf(o), name = o.label;
       const lines = () => { pen.beginPath(); if (o.box) pen.rect(x + l * box.w, y + t * box.h, (r - l) * box.w, (b - t) * box.h); else pen.ellipse(x + o.point[0] * box.w, y + o.point[1] * box.h, RADIUS * box.w, RADIUS * box.h, 0, 0, 7); pen.stroke(); };
       pen.strokeStyle = "rgba(0,0,0,.75)"; pen.lineWidth = 3; lines(); pen.strokeStyle = "#fff"; pen.lineWidth = 1.2; lines();
-      if (box.w < 150) continue;
+      if (box.w < 200) continue;
       pen.font = "10px " + FONT;
       const w = pen.measureText(name).width + 4, tx = Math.min(x + l * box.w, x + box.w - w), ty = Math.min(y + b * box.h + 1, y + box.h - 12);
       pen.fillStyle = "rgba(0,0,0,.6)"; pen.fillRect(tx, ty, w, 12); pen.fillStyle = "#fff"; pen.fillText(name, tx + 2, ty + 9.5);
@@ -566,12 +566,12 @@ class AttentionView {
     if (!d) { this.list.replaceChildren(); return; }
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
-    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
+    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "on pictures: " + this.who("a")], ["b", this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
       button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key})));
-    const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
+    const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
     const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", title: r.token.role});
     this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
-      el("tbody", {}, line(["mean", mean("kl").toFixed(2), mean("js").toFixed(2), mean("mse").toExponential(1)]), known.map(r => line([word(r), r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1)], r.row)))));
+      el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row)))));
   }
   showReadout() {
     const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, rows = this.rows(), said = rows.length === 1 ? L.tokens[rows[0]] : null, parts = [];
@@ -707,8 +707,8 @@ class AttentionView {
 }
 
 const LOOK = `
-.dk-push{flex:1}.dk-layers{color:var(--soft);font-size:12px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
-.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 125px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
+.dk-push{flex:1 0 0}.dk-layers{color:var(--soft);font-size:12px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
+.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 135px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
 .dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
 .dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}
 .dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0}.dk-stage canvas{display:block;touch-action:pan-y}
@@ -717,7 +717,7 @@ const LOOK = `
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.dk-list{max-height:260px;overflow:auto;border-top:1px solid var(--line)}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
+.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:88px}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
 `;
 
 async function explore(host, channel) {
