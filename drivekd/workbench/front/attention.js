@@ -22,7 +22,7 @@ class Looks {
   map(model, method, head) { return this.maps.find(m => m.model === model && m.method === method && m.head === head); }
 
   /** Attention of a row to the vision tokens, mean over layers; null where the bundle has none. */
-  row(model, method, head, layers, row) {
+  row({model, method, head, layers}, row) {
     const map = this.map(model, method, head), n = this.model(model).count;
     if (!map || !map.at.has(row)) return null;
     const out = new Float32Array(n), r = map.at.get(row), root = map.codes instanceof Uint8Array;
@@ -34,9 +34,15 @@ class Looks {
     }
     return out;
   }
+  /** Attention of a row to one vision token. */
+  at({model, method, head, layers}, row, token) {
+    const map = this.map(model, method, head), n = this.model(model).count;
+    if (!map || !map.at.has(row)) return null;
+    return sum(layers.map(layer => { const i = map.layers.indexOf(layer) * map.rows.length + map.at.get(row), c = map.codes[i * n + token]; return map.scale[i] * (map.codes instanceof Uint8Array ? c * c : c) / layers.length; }));
+  }
   /** Mean over rows. */
-  mean(model, method, head, layers, rows) {
-    const found = rows.map(r => this.row(model, method, head, layers, r)).filter(Boolean);
+  mean(look, rows) {
+    const found = rows.map(r => this.row(look, r)).filter(Boolean);
     if (!found.length) return null;
     const out = new Float32Array(found[0].length);
     for (const values of found) for (let v = 0; v < out.length; v++) out[v] += values[v] / found.length;
@@ -51,16 +57,13 @@ class Looks {
     return n ? out : null;
   }
   /** Vision tokens that half of all rows look at, whatever they say: more than eight times an even share (our choice). */
-  sink(model, method, head, layers) {
-    const key = [model, method, head, layers].join();
+  sink(look) {
+    const {model, method, head} = look, key = JSON.stringify(look);
     if (!this.sinks.has(key)) {
-      const map = this.map(model, method, head), n = this.model(model).count;
-      const rows = map ? map.rows.map(r => this.row(model, method, head, layers, r)).filter(Boolean) : [];
-      const marks = new Uint8Array(n), column = new Float32Array(rows.length), totals = rows.map(sum);
-      if (rows.length > 4) for (let v = 0; v < n; v++) {
-        rows.forEach((values, i) => { column[i] = totals[i] > 0 ? values[v] / totals[i] : 0; });
-        marks[v] = quantile(column, 0.5) > 8 / n && column.filter(x => x > 8 / n).length > rows.length / 2 ? 1 : 0;
-      }
+      const map = this.map(model, method, head), n = this.model(model).count, seen = new Uint16Array(n);
+      const rows = map ? map.rows.map(r => this.row(look, r)).filter(Boolean) : [];
+      for (const values of rows) { const much = 8 * sum(values) / n; for (let v = 0; v < n; v++) if (values[v] > much) seen[v]++; }
+      const marks = seen.map(count => rows.length > 4 && count > rows.length / 2 ? 1 : 0);
       this.sinks.set(key, marks);
     }
     return this.sinks.get(key);
@@ -80,7 +83,6 @@ class Common {
     this.size = this.start.at(-1);
     this.spread = new Map(models.map(m => [m.name, this.weights(m)]));
     this.unit = this.grids[0][0] * this.grids[0][1];  // values are shown per 1/unit of a picture
-    this.same = models.every(m => m.count === this.size && this.spread.get(m.name).cell.length === this.size);
   }
   side(models, picture, axis, finest) {
     let n = 1;
@@ -122,13 +124,13 @@ class Common {
 
 const EPS = 1e-6;
 
-/** How far two distributions over cells are apart, in nats: KL(a‖b) and Jensen–Shannon. */
-function divergences(a, b) {
+/** How far two maps are apart, in nats, once each is divided by its sum: KL(a‖b) and Jensen–Shannon. */
+function divergences(a, b, sa, sb) {
   let kl = 0, js = 0;
   for (let i = 0; i < a.length; i++) {
-    const m = (a[i] + b[i]) / 2;
-    kl += a[i] * Math.log((a[i] + EPS) / (b[i] + EPS));
-    js += (a[i] * Math.log((a[i] + EPS) / (m + EPS)) + b[i] * Math.log((b[i] + EPS) / (m + EPS))) / 2;
+    const p = a[i] / sa, q = b[i] / sb, lp = Math.log(p + EPS), lq = Math.log(q + EPS), lm = Math.log((p + q) / 2 + EPS);
+    kl += p * (lp - lq);
+    js += (p * (lp - lm) + q * (lq - lm)) / 2;
   }
   return [Math.max(0, kl), Math.max(0, js)];
 }
@@ -150,12 +152,11 @@ const RADIUS = 0.06;  // of a tag's disc, in fractions; drawn as it is counted
 const boxOf = o => o.box || [o.point[0] - RADIUS, o.point[1] - RADIUS, o.point[0] + RADIUS, o.point[1] + RADIUS].map(x => Math.min(1, Math.max(0, x)));
 
 /** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less. */
-function grounding(common, cells, box, picture, draws = 300) {
-  const inside = common.grids.map((grid, p) => rectangles(cells.subarray(common.start[p], common.start[p + 1]), grid));
-  const w = box[2] - box[0], h = box[3] - box[1], mass = inside[picture](box), area = w * h / common.grids.length, draw = lottery(7);
+function grounding(inside, box, picture, draws = 300) {
+  const w = box[2] - box[0], h = box[3] - box[1], mass = inside[picture](box), area = w * h / inside.length, draw = lottery(7);
   let less = 0, mean = 0;
   for (let i = 0; i < draws; i++) {
-    const p = Math.floor(draw() * common.grids.length), x = draw() * (1 - w), y = draw() * (1 - h), other = inside[p]([x, y, x + w, y + h]);
+    const p = Math.floor(draw() * inside.length), x = draw() * (1 - w), y = draw() * (1 - h), other = inside[p]([x, y, x + w, y + h]);
     less += other < mass; mean += other / draws;
   }
   return {mass, area, lift: mass / area, random: mean, beats: less / draws};
@@ -196,7 +197,7 @@ class AttentionView {
     this.state = {a: own.name, b: other && other.name, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null,
       layout: "panorama", colours: "viridis", sinks: false, objects: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: other ? "kl" : "pictures", sort: "place", ascending: true};
     this.hover = {row: null, patch: null};
-    this.pictures = [];
+    this.pictures = []; this.scaled = []; this.scratch = [];
     this.build();
     const last = this.recorded("a").at(-1);
     this.state.layersA = [last]; this.state.layersB = other ? [this.partner(last)] : [];
@@ -248,13 +249,15 @@ class AttentionView {
 
   /** Masses of the vision tokens of one side for some rows, as the controls want them; null if not recorded. */
   masses(which, rows, hide = this.state.sinks) {
-    const s = this.state, {model, method, head, layers} = this.side(which), values = model && this.looks.mean(model, method, head, layers, rows);
+    const s = this.state, look = this.side(which), values = look.model && this.looks.mean(look, rows);
     if (!values) return null;
-    const m = this.looks.model(model), sink = hide ? this.looks.sink(model, method, head, layers) : null;
+    const m = this.looks.model(look.model), sink = hide ? this.looks.sink(look) : null;
     for (let v = 0; v < values.length; v++) if ((sink && sink[v]) || (s.part !== "both" && (s.part === "overview") !== Boolean(m.overview[v]))) values[v] = 0;
-    const total = s.norm === "pictures" || method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
+    const total = s.norm === "pictures" || s.method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
     return total > 0 ? values.map(x => x / total) : values;
   }
+  tables(cells) { return this.common.grids.map((grid, p) => rectangles(cells.subarray(this.common.start[p], this.common.start[p + 1]), grid)); }
+  score(cells, box, picture) { return grounding(this.tables(cells), box, picture); }
   cells(which, rows, hide) { const values = this.masses(which, rows, hide); return values && this.common.cells(this.state[which], values); }
 
   // --- changes
@@ -300,7 +303,7 @@ class AttentionView {
     const L = this.looks, s = this.state, two = Boolean(s.b);
     const capabilities = [...new Set(L.plans.map(p => p.capability))];
     this.ui = {
-      presets: segments("Presets", capabilities.map(c => [c, c, "the layers that the " + c + " loss compares"]), c => this.applyPreset(c)),
+      presets: segments("Presets", capabilities.map(c => [c, c]), c => this.applyPreset(c)),
       mode: segments("View", two ? [["a", "1 first"], ["b", "2 second"], ["difference", "3 difference"], ["all", "4 all"]] : [["a", "1 model"]], mode => this.change({mode}, true)),
       a: chooser(two ? "first" : "model", L.models.map(m => [m.name, this.title(m)]), s.a, v => this.models("a", v)),
       b: two && chooser("second", L.models.map(m => [m.name, this.title(m)]), s.b, v => this.models("b", v)),
@@ -308,12 +311,12 @@ class AttentionView {
       layersB: two && chooser("with", [], 0, v => this.change({layersB: [Number(v)]})),
       head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)}, true)),
       method: chooser("method", this.methods().map(m => [m, {attention: "attention", rollout: "rollout", gradient: "gradient-weighted"}[m]]), s.method, v => this.method(v)),
-      norm: chooser("sums to 1 over", [["pictures", "pictures"], ["row", "the whole row"]], s.norm, v => this.change({norm: v}, true), "the loss compares whole rows; shares of the pictures compare where, not how much"),
+      norm: chooser("sums to 1 over", [["pictures", "pictures"], ["row", "the whole row"]], s.norm, v => this.change({norm: v}, true), "the loss compares whole rows"),
       layout: chooser("layout", Object.keys(LAYOUTS).map(k => [k, k]), s.layout, v => { this.state.layout = v; this.fit(); this.renew(); this.tell(); }),
       colours: chooser("colours", Object.keys(MAPS).map(k => [k, k]), s.colours, v => this.change({colours: v}, true)),
       part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part, v => this.change({part: v}, true)),
       shade: chooser("words shaded by", [["pictures", "attention to pictures"], ["kl", "KL"], ["mse", "MSE"]], s.shade, v => this.change({shade: v}, true)),
-      sinks: toggle("hide sinks", v => this.change({sinks: v}, true), "vision tokens that half of all rows look at, more than 8 times an even share"),
+      sinks: toggle("hide sinks", v => this.change({sinks: v}, true), "vision tokens to which half of all rows give 8 times an even share"),
       objects: toggle("objects", v => this.change({objects: v}, true)),
       lock: toggle("hold scale", v => this.change({lock: v ? this.top : null}, true), "keep the colour scale while tokens, heads and layers change"),
       opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours", "aria-label": "strength of the colours", oninput: e => this.change({opacity: Number(e.target.value)}, true)}),
@@ -374,6 +377,11 @@ class AttentionView {
     if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(h * ratio)) Object.assign(this.canvas, {width: Math.round(width * ratio), height: Math.round(h * ratio)});
     Object.assign(this.canvas.style, {width: width + "px", height: h + "px"});
     this.shape = {width, height: h, ratio};
+    this.scaled = this.pictures.map((picture, p) => {  // once, not at every hover
+      const {w, h} = boxes[p], small = el("canvas", {width: Math.max(1, Math.round(w * ratio)), height: Math.max(1, Math.round(h * ratio))});
+      small.getContext("2d").drawImage(picture, 0, 0, small.width, small.height);
+      return small;
+    });
     if (this.pictures.length && this.common) this.show();
   }
   /** After a change of models, layers or options: everything. */
@@ -391,22 +399,29 @@ class AttentionView {
     this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map" : "text to vision"}, ${plan.distance}` : "";
     this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5").replace(/(.{110}).+/, "$1\u2026")))));
     this.lut = colours(s.colours); this.diverging = colours("difference");
-    this.distances = s.b ? this.measure() : null;
-    this.showList();
+    const what = JSON.stringify([this.side("a"), s.b && this.side("b"), s.sinks, s.part]);
+    if (what !== this.measured) {  // the map first, the table of all tokens right after it
+      this.measured = what;
+      clearTimeout(this.later);
+      this.later = setTimeout(() => { this.distances = s.b ? this.measure() : null; this.showList(); if (this.chips.length && this.panels && this.pictures.length) this.showWords(); });
+    } else if (this.sorted !== s.sort + s.ascending) this.showList();
     if (this.panels && this.panels.length !== (s.mode === "all" ? 3 : 1) || this.panels && s.mode !== "all" && this.panels[0].what !== s.mode) this.fit(); else this.show();
   }
   /** Per token: how far the second model's map is from the first's. */
   measure() {
-    return this.looks.tokens.map((_, row) => {
-      const s = this.state, norm = s.norm;
-      s.norm = "row"; const a = this.cells("a", [row]), b = this.cells("b", [row]); s.norm = norm;
+    const s = this.state, norm = s.norm;
+    s.norm = "row";
+    const found = this.looks.tokens.map((_, row) => {
+      const a = this.cells("a", [row]), b = this.cells("b", [row]);
       if (!a || !b) return null;
       const ta = sum(a), tb = sum(b);
       let square = 0;
-      for (let i = 0; i < a.length; i++) square += (a[i] - b[i]) ** 2 / a.length;
-      const [kl, js] = ta > 0 && tb > 0 ? divergences(a.map(x => x / ta), b.map(x => x / tb)) : [0, 0];
-      return {kl, js, mse: square, a: ta, b: tb};
+      for (let i = 0; i < a.length; i++) square += (a[i] - b[i]) ** 2;
+      const [kl, js] = ta > 0 && tb > 0 ? divergences(a, b, ta, tb) : [0, 0];
+      return {kl, js, mse: square / a.length, a: ta, b: tb};
     });
+    s.norm = norm;
+    return found;
   }
   /** After a change of token or patch: what depends on them. */
   show() {
@@ -438,7 +453,8 @@ class AttentionView {
       else for (let c = 0; c < 3; c++) image.data[4 * i + c] = lut[3 * Math.round(255 * v) + c];
       image.data[4 * i + 3] = 255 * opacity * (difference ? v : v ** 0.8);  // the root shows weak cells without veiling the photograph
     }
-    const small = el("canvas", {width: nx, height: ny});
+    const small = this.scratch[picture] ??= el("canvas", {width: nx, height: ny});
+    if (small.width !== nx || small.height !== ny) Object.assign(small, {width: nx, height: ny});
     small.getContext("2d").putImageData(image, 0, 0);
     return small;
   }
@@ -448,19 +464,18 @@ class AttentionView {
     pen.clearRect(0, 0, width, height);
     for (const panel of this.panels) {
       const cells = this.now[panel.what], difference = panel.what === "difference";
-      const dense = cells && this.dense(cells), total = cells && sum(cells.map(Math.abs));
+      const dense = cells && this.dense(cells);
       pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.textBaseline = "alphabetic";
       pen.fillText(this.caption(panel.what), panel.x, panel.y - 6, panel.width);
       this.looks.cameras.forEach((camera, p) => {
         const box = panel.boxes[p], x = panel.x + box.x, y = panel.y + box.y;
-        pen.imageSmoothingEnabled = true; pen.drawImage(this.pictures[p], x, y, box.w, box.h);
+        pen.imageSmoothingEnabled = true; pen.drawImage(ratio === this.shape.ratio ? this.scaled[p] : this.pictures[p], x, y, box.w, box.h);
         if (dense) { pen.imageSmoothingEnabled = false; pen.drawImage(this.overlay(dense, p, difference), x, y, box.w, box.h); }
         const own = cells ? this.common.on(cells, p) : 0;
         if (s.objects) this.drawObjects(pen, p, x, y, box);
         this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) : "not recorded", x, y, box);
       });
       if (panel.middle) this.drawVehicle(pen, {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
-      if (total === 0) { pen.fillStyle = ink; pen.fillText("nothing on the pictures", panel.x + 8, panel.y + panel.height - 8); }
       this.drawPatches(pen, panel);
     }
     if (this.corner) ["a", "b"].forEach((w, i) => {
@@ -507,16 +522,17 @@ class AttentionView {
       const m = this.looks.model(model), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4), box = panel.boxes[m.picture[token]];
       pen.setLineDash(dash); pen.lineWidth = 2; pen.strokeStyle = colour; pen.strokeRect(panel.x + box.x + l * box.w + 1, panel.y + box.y + t * box.h + 1, (r - l) * box.w - 2, (b - t) * box.h - 2); pen.setLineDash([]);
     };
-    const side = panel.what === "b" ? "b" : "a", {model, method, head, layers} = this.side(side);
-    if (this.state.sinks) this.looks.sink(model, method, head, layers).forEach((mark, v) => { if (mark) outline(model, v, "rgba(255,255,255,.8)", [3, 3]); });
+    const side = panel.what === "b" ? "b" : "a", look = this.side(side), {model} = look;
+    if (this.state.sinks) this.looks.sink(look).forEach((mark, v) => { if (mark) outline(model, v, "rgba(255,255,255,.8)", [3, 3]); });
     for (const [patch, colour] of [[this.state.patch, "#ff3b6b"], [this.hover.patch, "#fff"]]) if (patch) { const token = this.tokenAt(side, patch); if (token != null) outline(model, token, colour, []); }
   }
   drawBar(pen, ink) {
     const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit : "whole"} of a picture`;
     const strip = (x, lut, low, high, text) => {
       pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, x, y + 6);
-      const from = x + pen.measureText(low).width + 5;
-      for (let i = 0; i < w; i++) { const k = 3 * Math.round(255 * i / w); pen.fillStyle = `rgb(${lut[k]},${lut[k + 1]},${lut[k + 2]})`; pen.fillRect(from + i, y, 1.5, 12); }
+      const from = x + pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
+      for (let i = 0; i <= 16; i++) { const k = 3 * Math.round(255 * i / 16); blend.addColorStop(i / 16, `rgb(${lut.subarray(k, k + 3)})`); }
+      pen.fillStyle = blend; pen.fillRect(from, y, w, 12);
       pen.fillStyle = ink; pen.fillText(`${high} ${text}`, from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
     const unit = this.state.method === "gradient" || this.state.norm === "pictures" ? "of what is on the pictures" : "of the row";
@@ -528,11 +544,9 @@ class AttentionView {
 
   showWords() {
     const patch = this.hover.patch || this.state.patch, rows = new Set(this.state.rows), s = this.state, side = s.mode === "b" ? "b" : "a", token = patch && this.tokenAt(side, patch);
-    let values;
-    if (token != null) { const {model, method, head, layers} = this.side(side); values = this.looks.tokens.map((_, i) => { const v = this.looks.row(model, method, head, layers, i); return v ? v[token] : null; }); }
-    else if (s.shade !== "pictures" && this.distances) values = this.distances.map(d => d && d[s.shade]);
-    else { const {model, method, head, layers} = this.side(side); values = this.looks.tokens.map((_, i) => { const v = this.looks.row(model, method, head, layers, i); return v && sum(v); }); }
-    const top = Math.max(1e-9, ...values.filter(v => v != null)) * (token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 / Math.max(1e-9, ...values.filter(v => v != null)) : 1);
+    const look = this.side(side), one = i => { const v = this.looks.row(look, i); return v && sum(v); };
+    const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
+    const top = token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 : Math.max(1e-9, ...values.filter(v => v != null));
     this.chips.forEach((chip, i) => {
       const known = values[i] != null, v = known ? Math.min(1, values[i] / top) : 0;
       chip.style.backgroundColor = known ? `rgba(${token != null ? "255,140,30" : "70,130,200"},${(0.75 * v).toFixed(3)})` : "";
@@ -550,10 +564,10 @@ class AttentionView {
   showScores() {
     const s = this.state, L = this.looks;
     if (!L.objects.length || !s.objects) { this.scores.replaceChildren(); return; }
-    const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return t > 0 ? this.now[w].map(x => x / t) : this.now[w]; }, cells = both.map(norm);
-    const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return t > 0 ? c.map(x => x / t) : c; });
+    const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return this.tables(t > 0 ? this.now[w].map(x => x / t) : this.now[w]); }, inside = both.map(norm);
+    const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
     const rows = L.objects.slice(0, 12).map((o, k) => {
-      const found = cells.map(c => grounding(this.common, c, boxOf(o), o.picture)), other = bare.map(c => rectangles(c.subarray(this.common.start[o.picture], this.common.start[o.picture + 1]), this.common.grids[o.picture])(boxOf(o)));
+      const found = inside.map(t => grounding(t, boxOf(o), o.picture)), other = bare.map(t => t[o.picture](boxOf(o)));
       return el("tr", {"data-object": k}, el("td", {}, button(o.label, () => { const b = boxOf(o); this.point(this.centre({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}), true); }, {class: "dk-link", title: `${L.cameras[o.picture].name}; ${percent(found[0].area, 2)} of the pictures' area`})),
         ...found.flatMap((f, i) => [el("td", {title: `${s.sinks ? "with" : "without"} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`}, percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
     });
@@ -562,11 +576,12 @@ class AttentionView {
   }
   showList() {
     const s = this.state, d = this.distances;
+    this.sorted = s.sort + s.ascending;
     this.ui.shade.node.hidden = !d;
     if (!d) { this.list.replaceChildren(); return; }
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
-    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "on pictures: " + this.who("a")], ["b", this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
+    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
       button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key})));
     const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
     const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", title: r.token.role});
@@ -658,7 +673,7 @@ class AttentionView {
     on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
     on(this.ui.words, "pointerleave", () => this.peek(null));
     on(this.ui.words, "click", e => { const chip = e.target.closest(".dk-token"); if (chip) this.pick(Number(chip.dataset.row), e); });
-    on(this.ui.words, "focusin", e => { const chip = e.target.closest(".dk-token"); if (chip && !chip.matches(":active") && this.keyed) this.select([Number(chip.dataset.row)]); });
+    on(this.ui.words, "focusin", e => { const chip = e.target.closest(".dk-token"); if (chip && !this.roving && chip.matches(":focus-visible")) this.select([Number(chip.dataset.row)]); });
     on(this.ui.words, "keydown", e => this.wordKey(e));
     on(this.list, "pointerover", e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); });
     on(this.list, "pointerleave", () => this.peek(null));
@@ -672,7 +687,7 @@ class AttentionView {
     else this.select([row]);
     this.rove(row);
   }
-  rove(row) { this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); this.keyed = false; this.chips[row].focus({preventScroll: true}); }
+  rove(row) { this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); this.roving = true; this.chips[row].focus({preventScroll: true}); this.roving = false; }
   wordKey(e) {
     const chip = e.target.closest(".dk-token");
     if (!chip || e.ctrlKey || e.metaKey || e.altKey) return;
@@ -710,14 +725,14 @@ const LOOK = `
 .dk-push{flex:1 0 0}.dk-layers{color:var(--soft);font-size:12px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
 .dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 135px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
 .dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
-.dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}
-.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0}.dk-stage canvas{display:block;touch-action:pan-y}
+.dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}.dk-replies bdi{min-width:0;overflow-wrap:anywhere}.dk-list,.dk aside{contain:layout style}
+.dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
 .dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{columns:300px;column-gap:18px}.dk aside>div{break-inside:avoid;margin-bottom:12px}
 @container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{columns:auto}}
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:88px}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
+.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:88px}.dk-distances th .dk-link{max-width:none}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
 `;
 
 async function explore(host, channel) {
