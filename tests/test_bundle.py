@@ -129,7 +129,7 @@ def test_picking_keeps_numbers_and_renumbers_rows():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(boxes=[[0, 0, 1, 2]]), "leads outside"), (dict(boxes=[[0.5, 0, 0.5, 1]]), "empty"), (dict(picture=[0, 1]), "one picture, box"), (dict(boxes=[[0, 0, np.nan, 1]]), "leads outside")])
+    (dict(boxes=[[0, 0, 1, 2]]), "leads outside"), (dict(boxes=[[0.6, 0, 0.5, 1]]), "turned round"), (dict(picture=[0, 1]), "one picture, box"), (dict(boxes=[[0, 0, np.nan, 1]]), "leads outside")])
 def test_geometry_refuses_boxes_that_are_none(change, message):
     with pytest.raises(B.BundleError, match=message): B.Geometry(**{"picture": [0], "boxes": [[0, 0, 1, 1]], "overview": [False], **change})
 

@@ -29,7 +29,7 @@ def common_sides(
 ) -> tuple[int, int]:  # rows, columns
     "The raster of a picture on which the tokens of all models lie."
     def side(axis: int) -> int:
-        own = [g.boxes[(g.picture == picture) & ~g.overview] for g in geometries]
+        own = [g.boxes[(g.picture == picture) & ~g.overview & (g.boxes[:, 2:] > g.boxes[:, :2]).all(1)] for g in geometries]
         counts = {round(float(x)) for boxes in own for x in 1 / (boxes[:, 2 + axis] - boxes[:, axis])}
         return min(finest, int(np.lcm.reduce(list(counts or {1}))))
     return side(1), side(0)
@@ -50,7 +50,7 @@ def on_canvas(
     "Area-weighted and mass-preserving."
     rasters = []
     for p, (rows, columns) in enumerate(sides):
-        own = geometry.picture == p
+        own = (geometry.picture == p) & (geometry.boxes[:, 2:] > geometry.boxes[:, :2]).all(1)
         left, top, right, bottom = geometry.boxes[own].astype(float).T
         rasters.append(_overlap(top, bottom, rows).T @ (values[own, None] * _overlap(left, right, columns)))
     return rasters

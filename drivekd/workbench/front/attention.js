@@ -88,6 +88,7 @@ class Common {
     let n = 1;
     for (const m of models) for (let v = 0; v < m.count; v++) if (m.picture[v] === picture && !m.overview[v]) {
       const own = Math.round(1 / (m.boxes[4 * v + 2 + axis] - m.boxes[4 * v + axis]));
+      if (own === Infinity) continue;  // sees only padding
       n = n * own / gcd(n, own);
       if (n > finest) return finest;
     }
