@@ -124,7 +124,7 @@ def check_teacher(
     student,  # `VLM`
     teacher,  # `VLM`
     name: str,  # capability, for the message
-    signal: Signal = Signal(),  # what it teaches
+    signal: Signal = Signal(),  # noqa: B008 (frozen) what it teaches
 ) -> None:
     "Refuse a teacher who is the student, or whose tokens cannot be brought to the student's."
     if teacher.model is student.model:

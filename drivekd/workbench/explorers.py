@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 
 from ..data.jsonfiles import write_aside
 from .bundle import AttentionBundle, BundleError, Geometry, as_image, pick, read, refuse_above
-from .figures import attention_shares, six_cameras, stack, teacher_student
-from .pages import Static, front, packed_text, page
+from .figures import attention_shares, six_cameras, teacher_student
+from .pages import Static, front, page
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #3f395d35
 def common_sides(
@@ -237,7 +237,7 @@ def widget(self: AttentionExplorer):
 
 def _make_widget(explorer: AttentionExplorer):
     "An anywidget with the bundle as bytes; imported here, because only Jupyter's users have it."
-    try: import anywidget, traitlets
+    try: import anywidget; import traitlets
     except ImportError: raise ImportError("a live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
 
     class AttentionWidget(anywidget.AnyWidget):
