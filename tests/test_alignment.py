@@ -263,7 +263,10 @@ def shown(vlm, batch, layer=0):
     return seen
 
 
-def bring(aligner, seen, batch, here, signal=Signal(region="full")): return aligner.bring({"x": seen}, {"x": signal}, batch, here)["x"]
+FULL = Signal(region="full")
+
+
+def bring(aligner, seen, batch, here, signal=FULL): return aligner.bring({"x": seen}, {"x": signal}, batch, here)["x"]
 
 
 def teachers(readers, name, recipe=RECIPE): return Teachers({c.name: readers[name] for c in recipe.capabilities}, recipe, 4, student=readers["student"])
