@@ -18,7 +18,7 @@ def verdict(points, total=None):
     return json.dumps({"points": points, "total": sum(points.values()) if total is None else total})
 
 
-def hang(handler): handler.server.over.wait(5)
+def hang(handler): handler.server.over.wait(8)
 
 
 def reset(handler):

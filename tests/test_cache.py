@@ -147,7 +147,7 @@ def test_nothing_half_written_is_ever_read(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"): cached.targets(batch)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert cached.targets(batch).keys() == set(CAPABILITIES)
-    assert set(json.loads((tmp_path / "cache.json").read_text())) == {"version", "teachers", "layers", "widths", "processor", "signals", "taught", "dtype"}
+    assert set(json.loads((tmp_path / "cache.json").read_text())) == {"version", "teachers", "layers", "widths", "processor", "alignment", "signals", "taught", "dtype"}
 
 
 def test_the_trainer_reads_the_second_epoch_and_ends_at_the_same_weights(tmp_path):

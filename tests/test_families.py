@@ -60,6 +60,8 @@ def light_of_tiles_and_classes(images, inputs):
     return torch.cat([torch.full((len(patches), 1), torch.nan), patches], 1).flatten()
 
 
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+
 # sizes and means as in preprocessor_config.json of OpenGVLab/InternVL3-1B-hf, Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen3-VL-2B-Instruct
 # and meta-llama/Llama-3.2-11B-Vision-Instruct
 ROWS = {
@@ -68,7 +70,8 @@ ROWS = {
     "qwen2_5_vl": Row(lambda: Qwen2VLImageProcessorPil(patch_size=14, min_pixels=3136, max_pixels=12845056), light_of_patches),
     "qwen3_vl": Row(lambda: Qwen2VLImageProcessorPil(patch_size=16, size={"shortest_edge": 65536, "longest_edge": 16777216},
                                                      image_mean=[.5] * 3, image_std=[.5] * 3), light_of_patches),
-    "mllama": Row(lambda: MllamaImageProcessorPil(size={"height": 560, "width": 560}, max_image_tiles=4), light_of_tiles_and_classes, places=4 * 65, tiles=(None, 1)),
+    "mllama": Row(lambda: MllamaImageProcessorPil(size={"height": 560, "width": 560}, max_image_tiles=4, image_mean=CLIP_MEAN, image_std=CLIP_STD),
+                  light_of_tiles_and_classes, places=4 * 65, tiles=(None, 1)),
 }
 each_family = pytest.mark.parametrize("family", ROWS)
 
@@ -385,7 +388,33 @@ def published_qwen3_vl(folder):
                         image_mean=[.5] * 3, image_std=[.5] * 3, image_processor_type="Qwen2VLImageProcessorFast")
 
 
-@pytest.mark.parametrize("family, publish", [("qwen2_5_vl", published_qwen2_5_vl), ("qwen3_vl", published_qwen3_vl)])
+def published_internvl(folder):
+    "Old names of rotary positions, a fast image processor that is told not to cut pictures."
+    config = json.loads((folder / "config.json").read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"] |= dict(rope_theta=rope["rope_theta"], rope_scaling=None, torch_dtype="bfloat16")
+    return config, dict(crop_to_patches=False, max_patches=12, min_patches=1, size=dict(height=448, width=448), image_processor_type="GotOcr2ImageProcessorFast")
+
+
+def published_mllama(folder):
+    "Old names of rotary positions, a tokenizer that does not say which token is a picture, the template in JSON."
+    config = json.loads((folder / "config.json").read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"] |= dict(rope_theta=rope.pop("rope_theta"), rope_scaling=rope, torch_dtype="bfloat16")
+    names = json.loads((folder / "tokenizer_config.json").read_text())
+    assert names.pop("image_token") == "<|image|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    template = folder / "chat_template.jinja"
+    (folder / "chat_template.json").write_text(json.dumps(dict(chat_template=template.read_text())))
+    template.unlink()
+    return config, dict(do_pad=True, max_image_tiles=4, resample=2, size=dict(height=560, width=560), image_mean=CLIP_MEAN, image_std=CLIP_STD,
+                        image_processor_type="MllamaImageProcessor")
+
+
+PUBLISHED = {"internvl": published_internvl, "qwen2_5_vl": published_qwen2_5_vl, "qwen3_vl": published_qwen3_vl, "mllama": published_mllama}
+
+
+@pytest.mark.parametrize("family, publish", PUBLISHED.items())
 def test_a_checkpoint_laid_out_like_the_published_ones_is_read(vlm, records, family, publish, tmp_path):
     ours = vlm(family)
     config, pictures = publish(save_vlm(ours, tmp_path))

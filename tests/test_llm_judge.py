@@ -70,8 +70,8 @@ PASSING = {"429": (429, {}, b"slow down"), "500": (500, {}, b"oops"), "503": (50
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_what_may_pass_is_asked_again_and_the_deadline_is_for_the_whole_request(fault):
     start = time.monotonic()
-    with FakeEndpoint(in_turn(fault, says("hi"))) as fake: assert complete(at(fake, timeout=0.4), HELLO).tries == 2
-    assert len(fake.asked) == 2 and time.monotonic() - start < 3
+    with FakeEndpoint(in_turn(fault, says("hi"))) as fake: assert complete(at(fake, timeout=1.0), HELLO).tries == 2
+    assert len(fake.asked) == 2 and time.monotonic() - start < 6  # a drip would take 20 seconds
 
 
 PERMANENT = {status: (status, {"Location": "http://elsewhere.example/"}, b"no") for status in (301, 302, 307, 308, 401, 402, 403, 404, 405)}
@@ -255,14 +255,14 @@ def test_a_wrong_key_stops_everything_at_once():
     with FakeEndpoint(always((401, {}, b"no"))) as fake:
         with pytest.raises(EndpointError, match="DRIVEKD_JUDGE_KEY"): LLMJudge(at(fake), workers=2)(cases(40), progress=False)
         fake.quiet()
-        assert len(fake.asked) <= 6
+        assert len(fake.asked) <= 2
 
 
 def test_a_service_that_is_gone_is_not_asked_for_every_case():
     with FakeEndpoint(always((500, {}, b""))) as fake:
         with pytest.raises(EndpointError, match="3 requests in a row failed"): LLMJudge(at(fake, retries=0), workers=1, patience=3)(cases(40), progress=False)
         fake.quiet()
-        assert len(fake.asked) <= 5
+        assert len(fake.asked) == 3
 
 
 def test_single_failures_leave_their_cases_without_a_score():
@@ -278,8 +278,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     with FakeEndpoint(answer) as fake:
         judge = LLMJudge(at(fake), cache=tmp_path, workers=1)
         with pytest.raises(KeyboardInterrupt): judge(cases(40), progress=False)
-        fake.quiet(); time.sleep(0.1)
-        asked, kept = len(fake.asked), len(list(tmp_path.rglob("*.json")))
+        asked, end = len(fake.asked), time.monotonic() + 5
+        while (kept := len(list(tmp_path.rglob("*.json")))) < asked and time.monotonic() < end: time.sleep(0.01)
         assert 5 <= kept == asked < 40  # also the reply that was under way is kept
         assert [j.total for j in judge(cases(40), progress=False)] == [70] * 40
         assert len(fake.asked) == 40

@@ -11,6 +11,7 @@ import torch
 from drivekd.data.records import read_records
 from drivekd.data.world import write_world
 from drivekd.models.families import InternVL
+from drivekd.models.family_miniatures import miniature_vlm
 from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
 from drivekd.runs.parameters import RunError, declared, load_notebook
@@ -28,13 +29,16 @@ def checkpoint(folder, texts, size, seed, vocabulary=400):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    "A world of few scenes as a file, and random models that share its tokenizer."
+    "A world of few scenes as a file, and random models; two of the teachers do not read as the student does."
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny")
     path = write_world(folder / "world", 6, "train", size=(160, 90), per_frame=9, progress=False)  # enough that the held-out frames ask about an object for every teacher
     texts = [t.text for r in read_records(path) for t in r.turns]
-    sizes = {"student": "student"} | {f"teacher_{c}": "student" for c in CAPABILITIES}  # teachers as small as students: this is about wiring
-    return {name: checkpoint(folder / name, texts, size, seed) for seed, (name, size) in enumerate(sizes.items())} | {"data": str(path), "folder": folder, "texts": texts}
+    sizes = {"student": "student", "teacher_perception": "student"}  # teachers as small as students: this is about wiring
+    made = {name: checkpoint(folder / name, texts, size, seed) for seed, (name, size) in enumerate(sizes.items())}
+    made["teacher_reasoning"] = checkpoint(folder / "words", texts, "student", 8, vocabulary=380)  # cuts text otherwise
+    made["teacher_planning"] = str(save_vlm(miniature_vlm("qwen2_5_vl", texts, vocab_size=400), folder / "pictures"))  # and this one pictures, too
+    return made | {"data": str(path), "folder": folder, "texts": texts}
 
 
 def settings(tiny, **changes):
@@ -128,10 +132,9 @@ def test_a_capability_without_questions_is_named(tiny, tmp_path, monkeypatch):
         play("distill", tmp_path, monkeypatch, **settings(tiny, data=str(data), image_root=str(Path(tiny["data"]).parent)))
 
 
-def test_a_teacher_with_another_tokenizer_is_refused(tiny, tmp_path, monkeypatch):
-    stranger = checkpoint(tmp_path / "stranger", tiny["texts"], "student", 9, vocabulary=380)
-    with pytest.raises(RunError, match="reasoning teacher must use the student's tokenizer"):
-        play("distill", tmp_path, monkeypatch, **settings(tiny, teacher_reasoning=stranger))
+def test_a_teacher_with_another_tokenizer_is_refused_where_odds_of_words_are_taught(tiny, tmp_path, monkeypatch):
+    with pytest.raises(RunError, match="reasoning teacher must use the student's tokenizer to teach by logits"):
+        play("distill", tmp_path, monkeypatch, **settings(tiny, preset="kl"))
 
 
 def test_a_file_without_any_usable_question_says_why(tiny, tmp_path, monkeypatch):

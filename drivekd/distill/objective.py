@@ -50,6 +50,7 @@ class Signals:
     attention: dict[int, Tensor | QueryKey] = field(default_factory=dict)  # layer -> head-mean map [b t k], or what it is made of
     hidden: dict[int, Tensor] = field(default_factory=dict)  # layer -> states [b t d]
     logits: Tensor | None = None  # [b t vocabulary], or [n vocabulary] of the answer positions
+    partners: tuple[Tensor, Tensor] | None = None  # bool rows [b t] and columns [b k] that are compared; None: all
 
 # %% ../../nbs/api/distill/03_objective.ipynb #a3c8e105
 @contextmanager
@@ -85,21 +86,33 @@ def _sight_region(seen: Tensor) -> Region:
 def signal_region(
     signal: Signal,  # of attention
     batch,  # `.attention_mask`, `.vision_mask` [b t]
+    partners: tuple[Tensor, Tensor] | None = None,  # as in `Signals`
 ) -> Region:
     "The rows and columns a signal compares; the published denominator counts pairs that causality kills."
-    if (seen := sight(signal, batch)) is not None: return _sight_region(seen)
-    return token_region(signal.region, batch.vision_mask, batch.attention_mask, signal.denominator == "causal")
+    if (seen := sight(signal, batch)) is not None: return _sight_region(_met(seen, partners))
+    return token_region(signal.region, batch.vision_mask, _shared(batch, partners), signal.denominator == "causal")
 
 
 def region_pairs(
     signal: Signal,  # of attention
     batch,  # `.attention_mask`, `.vision_mask` [b t]
+    partners: tuple[Tensor, Tensor] | None = None,  # as in `Signals`
 ) -> Tensor:  # bool [b t k]
     "The pairs a signal compares; the published denominator counts pairs that causality kills."
-    if (seen := sight(signal, batch)) is not None: return seen
-    causal = signal.denominator == "causal"
-    if signal.region == "full": return full_pairs(batch.attention_mask, causal)
-    return text_to_vision_pairs(batch.vision_mask, batch.attention_mask, causal)
+    if (seen := sight(signal, batch)) is not None: return _met(seen, partners)
+    causal, tokens = signal.denominator == "causal", _shared(batch, partners)
+    if signal.region == "full": return full_pairs(tokens, causal)
+    return text_to_vision_pairs(batch.vision_mask, tokens, causal)
+
+
+def _shared(batch, partners: tuple[Tensor, Tensor] | None) -> Tensor:
+    "Tokens [b t] that the teacher has too: of a text it misses rows, of a picture columns."
+    return batch.attention_mask if partners is None else batch.attention_mask * (partners[0] | partners[1])
+
+
+def _met(seen: Tensor, partners: tuple[Tensor, Tensor] | None) -> Tensor:
+    "Pairs [b t k] of tokens and vision keys that the teacher has too."
+    return seen if partners is None else seen & partners[0][:, :, None] & partners[1][:, None]
 
 # %% ../../nbs/api/distill/03_objective.ipynb #5f34b10d
 def target(
@@ -125,20 +138,21 @@ def signal_loss(
     "Distance of the student from one teacher, mean over student layers (arXiv 2601.21288)."
     if signal.what == "logits": return kl_loss(student.logits, wanted.logits, batch.labels, signal.temperature)
     if signal.what == "attention":
-        each = _map_losses(signal, student.attention, wanted.attention, batch)
+        each = _map_losses(signal, student.attention, wanted, batch)
     else:
-        each = [hidden_loss(project[l](student.hidden[l]) if project else student.hidden[l], t, batch.attention_mask,
+        each = [hidden_loss(project[l](student.hidden[l]) if project else student.hidden[l], t, _shared(batch, wanted.partners),
                             signal.distance) for l, t in wanted.hidden.items()]
     return torch.stack(each).mean(0)
 
 
-def _map_losses(signal: Signal, student: Mapping[int, Tensor | QueryKey], wanted: Mapping[int, Tensor], batch) -> list[Tensor]:
+def _map_losses(signal: Signal, student: Mapping[int, Tensor | QueryKey], wanted: Signals, batch) -> list[Tensor]:
     "Distance of each layer's map from its target, fused where queries and keys are at hand."
-    if all(isinstance(student[l], QueryKey) for l in wanted):
-        region = signal_region(signal, batch)
-        return [fused_map_loss(student[l], t, region, signal.distance) for l, t in wanted.items()]
-    pairs = region_pairs(signal, batch)
-    return [map_loss(student[l], t, pairs, signal.distance) for l, t in wanted.items()]
+    targets = wanted.attention.items()
+    if all(isinstance(student[l], QueryKey) for l, _ in targets):
+        region = signal_region(signal, batch, wanted.partners)
+        return [fused_map_loss(student[l], t, region, signal.distance) for l, t in targets]
+    pairs = region_pairs(signal, batch, wanted.partners)
+    return [map_loss(student[l], t, pairs, signal.distance) for l, t in targets]
 
 # %% ../../nbs/api/distill/03_objective.ipynb #255ca788
 def shares(

@@ -6,15 +6,15 @@
 __all__ = ['Teacher', 'Teachers', 'check_teacher', 'check_teachers']
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #8b705e65
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 import torch
 
-from ..data.cameras import NOMINAL_SIZE
 from .capabilities import Recipe, Signal, layer_plan
 from .hooks import decoder_layers
 from .losses import answer_positions
 from .objective import Needs, Signals, listen, needs, shares, target
+from .readers import Aligner, check_alignment, reader_digest, reads_alike
 from ..models.digests import fingerprint
 from ..models.vision import VisionCache
 
@@ -26,8 +26,9 @@ class Teacher:
         signals: Mapping[str, Signal],  # capability -> what it teaches
         n_student: int | Sequence[str],  # decoder layers of the student, from `hooks.decoder_layers`
         vision: Mapping | None = None,  # options of `VisionCache`; None: pictures are looked at every time
+        aligner: Aligner | None = None,  # of a teacher who reads other tokens than the student
     ):
-        self.vlm, self.signals, self.vision = vlm, dict(signals), VisionCache(vlm, **(vision or {}))
+        self.vlm, self.signals, self.vision, self.aligner = vlm, dict(signals), VisionCache(vlm, **(vision or {})), aligner
         self.plans = {name: layer_plan(s, n_student, decoder_layers(vlm)) for name, s in self.signals.items()}
         vlm.model.requires_grad_(False).eval()
 
@@ -45,18 +46,21 @@ class Teacher:
         "One forward pass as short as the signals allow."
         wanted = {name: s for name, s in self.signals.items() if names is None or name in names}
         device = next(self.vlm.model.parameters()).device
-        here = batch.to(device)
+        here = (self.aligner.read(batch) if self.aligner else batch).to(device)
         with listen(self.vlm, self.needs(wanted), stop=True, maps=False) as shown:
             out = self.vlm.model(**self.vision.inputs(here), logits_to_keep=answer_positions(here.labels), use_cache=False)
             shown.logits = out.logits  # only reached when logits are needed
-        return {name: _to(target(s, self.plans[name], shown, here), batch.labels.device) for name, s in wanted.items()}
+        found = {name: target(s, self.plans[name], shown, here) for name, s in wanted.items()}
+        if self.aligner: found = self.aligner.bring(found, wanted, batch, here)
+        return {name: _to(signals, batch.labels.device) for name, signals in found.items()}
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #df6684ae
 def _to(signals: Signals, device: torch.device) -> Signals:
     "The same signals on another device."
     def move(layers): return {layer: x.to(device) for layer, x in layers.items()}
     logits = None if signals.logits is None else signals.logits.to(device)
-    return Signals(move(signals.attention), move(signals.hidden), logits)
+    partners = None if signals.partners is None else tuple(side.to(device) for side in signals.partners)
+    return Signals(move(signals.attention), move(signals.hidden), logits, partners)
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #fe6114c5
 class Teachers:
@@ -68,14 +72,25 @@ class Teachers:
         recipe: Recipe,
         n_student: int | Sequence[str],  # decoder layers of the student, from `hooks.decoder_layers`
         vision: Mapping | None = None,  # options of each teacher's `VisionCache`
+        student=None,  # `VLM`; None: all read the same tokens
     ):
         _check_names(vlms, recipe)
-        self.recipe, self.n_student = recipe, n_student
+        self.recipe, self.n_student, self.student = recipe, n_student, student
         self.layers = {c.name: decoder_layers(vlms[c.name]) for c in recipe.capabilities}
-        prints = {id(vlm): fingerprint(vlm.model) for vlm in vlms.values()}  # one hash per object
-        self.fingerprints = {c.name: prints[id(vlms[c.name])] for c in recipe.capabilities}
-        self.teachers = [Teacher(vlms[names[0]], {c.name: c.signal for c in recipe.capabilities if c.name in names}, n_student, vision)
-                         for names in _groups(self.fingerprints)]
+        known = {id(vlm): (fingerprint(vlm.model), self._reader(vlm)) for vlm in vlms.values()}  # hashed once per object
+        prints = {c.name: known[id(vlms[c.name])] for c in recipe.capabilities}
+        self.fingerprints = {name: weights for name, (weights, _) in prints.items()}
+        self.alignment = {name: reader for name, (_, reader) in prints.items() if reader}
+        self.teachers = [self._teacher(vlms[names[0]], names, vision) for names in _groups(prints)]
+
+    def _reader(self, vlm) -> str | None:
+        "How a teacher cuts text and pictures; None: as the student does."
+        return None if self.student is None or reads_alike(self.student, vlm) else reader_digest(vlm)
+
+    def _teacher(self, vlm, names: Collection[str], vision: Mapping | None) -> Teacher:
+        "One teacher, with an aligner if it reads other tokens."
+        aligner = Aligner(self.student, vlm, self.recipe.answer_mask == "published") if self.alignment.keys() & names else None
+        return Teacher(vlm, {c.name: c.signal for c in self.recipe.capabilities if c.name in names}, self.n_student, vision, aligner)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -91,9 +106,9 @@ class Teachers:
         return {name: wanted for targets in found for name, wanted in targets.items()}
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #26f72597
-def _groups(prints: Mapping[str, str]) -> list[list[str]]:
+def _groups(prints: Mapping[str, Hashable]) -> list[list[str]]:
     "Names with the same fingerprint, in order of first appearance."
-    groups: dict[str, list[str]] = {}
+    groups: dict[Hashable, list[str]] = {}
     for name, key in prints.items(): groups.setdefault(key, []).append(name)
     return list(groups.values())
 
@@ -109,21 +124,19 @@ def check_teacher(
     student,  # `VLM`
     teacher,  # `VLM`
     name: str,  # capability, for the message
+    signal: Signal = Signal(),  # noqa: B008 (frozen) what it teaches
 ) -> None:
-    "Refuse a teacher whose tokens are not the student's, or who is the student."
+    "Refuse a teacher who is the student, or whose tokens cannot be brought to the student's."
     if teacher.model is student.model:
         raise ValueError(f"The {name} teacher is frozen and the student learns, so they must be two models; found one: load it twice.")
-    ours, theirs = (vlm.processor.tokenizer.get_vocab() for vlm in (student, teacher))
-    if ours != theirs:
-        other = sum(theirs.get(word) != number for word, number in ours.items())
-        raise ValueError(f"The {name} teacher must use the student's tokenizer; its vocabulary has {len(theirs)} entries, and {other} of "
-                         f"the student's {len(ours)} mean something else there or nothing: choose a teacher of the same model line.")
-    seen, shown = (len(vlm.family.patches(vlm.processor, [NOMINAL_SIZE])) for vlm in (student, teacher))
-    if seen != shown:
-        raise ValueError(f"The {name} teacher must cut a picture into as many vision tokens as the student ({seen}), "
-                         f"found {shown}: choose a teacher with the same picture size and patch size.")
+    if not reads_alike(student, teacher): check_alignment(student, teacher, name, signal)
 
 
-def check_teachers(student, vlms: Mapping[str, object]) -> None:
-    "Refuse any teacher whose tokens are not the student's."
-    for name, teacher in vlms.items(): check_teacher(student, teacher, name)
+def check_teachers(
+    student,  # `VLM`
+    vlms: Mapping[str, object],  # capability -> `VLM`
+    recipe: Recipe | None = None,  # None: maps of attention are taught
+) -> None:
+    "Refuse any teacher that cannot teach this student."
+    signals = {c.name: c.signal for c in recipe.capabilities} if recipe else {}
+    for name, teacher in vlms.items(): check_teacher(student, teacher, name, signals.get(name, Signal()))

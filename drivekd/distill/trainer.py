@@ -189,7 +189,7 @@ def distill(
 ) -> TrainOutput:
     "Train a student by a recipe."
     recipe = make_recipe(args.recipe)
-    check_teachers(student, teachers or {})
+    check_teachers(student, teachers or {}, recipe)
     batcher = Batcher(student, role_marker=recipe.answer_mask == "published")
     chosen = select(records, recipe)
     lengths = token_counts(chosen, batcher) if args.train_sampling_strategy == "group_by_length" else None

@@ -58,7 +58,7 @@ class Patches:
     "Which part of which picture each vision token sees, in the model's order; v vision tokens"
     picture: np.ndarray # [v] int, index of the record's picture
     boxes: np.ndarray # [v, 4] left, top, right, bottom in fractions of that picture
-    overview: np.ndarray # [v] bool, True at the tokens of a thumbnail beside the tiles of the same picture
+    overview: np.ndarray # [v] bool, True at tokens that see what others see, too: of a thumbnail beside the tiles of the same picture, and class tokens of tiles
 
     def __len__(self) -> int: return len(self.picture)
 

@@ -133,9 +133,10 @@ def mllama_vision(size: str) -> dict:
 def mllama_config(size: str, processor: MllamaProcessor) -> MllamaConfig:
     "A decoder whose second, fourth, … layer looks at pictures only"
     tokenizer, layers = processor.tokenizer, sizes(size)["text"]["num_hidden_layers"] + 2
+    rope = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
     text = sizes(size)["text"] | dict(
         num_hidden_layers=layers, cross_attention_layers=list(range(1, layers, 2)), vocab_size=tokenizer.image_token_id, max_position_embeddings=4096,
-        initializer_range=.05, rope_parameters=dict(rope_type="default", rope_theta=5e5), bos_token_id=tokenizer.bos_token_id,
+        initializer_range=.05, rope_parameters=rope, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return MllamaConfig(vision_config=mllama_vision(size), text_config=text, image_token_index=tokenizer.image_token_id)
 

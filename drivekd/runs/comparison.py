@@ -100,13 +100,14 @@ def load_models(
     teachers: Mapping[str, str],  # capability → folder or hub id
     dtype: str = "float32",  # of the teachers
     device: str = "cpu",
+    recipe: Recipe | None = None,  # what is taught; None: by maps of attention
     **pictures: int,  # `max_tiles` or `max_pixels` of `load_vlm`, for all of them
 ) -> tuple[VLM, dict[str, VLM]]:  # student base, teachers; the same object for the same checkpoint
-    "Load each checkpoint once; teachers whose tokens are not the student's are refused."
+    "Load each checkpoint once; teachers who cannot teach this student are refused."
     base = load_vlm(find(student), device=device, **pictures)
     loaded = {path: load_vlm(find(path), dtype, device, **pictures) for path in dict.fromkeys(teachers.values())}
     found = {name: loaded[path] for name, path in teachers.items()}
-    check_teachers(base, found)
+    check_teachers(base, found, recipe)
     return base, found
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #587e939b

@@ -70,7 +70,7 @@ def _values_and_outputs(embeddings: nn.Module, modules: Mapping[int, nn.Module])
     "Values and head outputs of some layers, filled by a forward pass."
     values, outputs, handles = {}, {}, [embeddings.register_forward_hook(lambda m, a, out: out if out.requires_grad else out.requires_grad_())]  # frozen weights ask for none
     for l, module in modules.items():
-        handles.append(module.v_proj.register_forward_hook(lambda m, a, out, l=l: values.__setitem__(l, out.detach())))
+        handles.append(module.v_proj.register_forward_hook(lambda m, a, out, l=l: values.__setitem__(l, out.detach().reshape(-1, out.shape[-1]))))
         handles.append(module.o_proj.register_forward_pre_hook(lambda m, args, l=l: outputs.__setitem__(l, args[0])))
     try: yield values, outputs
     finally:
@@ -107,7 +107,7 @@ def gradient_weighted(
         y = logits[0, :-1][said].float().log_softmax(-1).gather(1, batch.labels[0, 1:][said][:, None]).sum()
         gradients = torch.autograd.grad(y, [outputs[l] for l in layers])
     vlm.model.train(mode)
-    return {l: _relevance(seen[l], g[0], values[l][0], rows, columns) for l, g in zip(layers, gradients, strict=True)}
+    return {l: _relevance(seen[l], g[0], values[l], rows, columns) for l, g in zip(layers, gradients, strict=True)}
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ def known(
 ) -> str:
     "Everything true that the rubric lets a judge see."
     options = parse_options(case.question)
-    right = options.get(read_choice(case.reference, options) or "", "")
+    right = options.get(read_choice(case.reference, options) or "", "") if options else ""
     return " ".join(filter(None, (case.reference, right, case.description if case.rubric.sees_description else "")))
 
 

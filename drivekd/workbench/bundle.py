@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STORES', 'ROLES', 'METHODS', 'KIND', 'READ_LIMIT', 'LIMIT', 'BundleError', 'pack', 'unpack', 'Token', 'Camera',
            'SceneObject', 'Geometry', 'square_grids', 'Model', 'Map', 'Plan', 'plans_of', 'AttentionBundle',
-           'from_bytes', 'read', 'sizes', 'expected_bytes', 'refuse_above', 'write', 'pick', 'as_camera', 'packed',
-           'bundle_of']
+           'from_bytes', 'read', 'sizes', 'expected_bytes', 'refuse_above', 'write', 'pick', 'as_camera', 'as_image',
+           'packed', 'bundle_of']
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #53fe8dd6
 import io
@@ -106,8 +106,8 @@ class Geometry:
         _need(self.picture.shape == (v,) and self.boxes.shape == (v, 4) and self.overview.shape == (v,),
               f"a geometry needs one picture, box and overview mark per vision token, found shapes {self.picture.shape}, {self.boxes.shape}, {self.overview.shape}.")
         inside = np.isfinite(self.boxes).all() and (self.boxes >= -1e-4).all() and (self.boxes <= 1 + 1e-4).all()
-        _need(bool(inside) and bool((self.boxes[:, 2:] > self.boxes[:, :2]).all()),
-              "boxes of vision tokens are left, top, right, bottom in fractions of their picture, found one that is empty or leads outside; divide by width and height.")
+        _need(bool(inside) and bool((self.boxes[:, 2:] >= self.boxes[:, :2]).all()),
+              "boxes of vision tokens are left, top, right, bottom in fractions of their picture, found one that is turned round or leads outside; divide by width and height.")
 
 
 def square_grids(
@@ -168,11 +168,15 @@ class Plan:
 def plans_of(
     recipe: Recipe,  # that a run trains with
     models: Sequence[Model],
+    stacks: Mapping[str, int | Sequence[str]] | None = None,  # layers of each model, or the kind of each where some are cross-attention
+    recorded: Mapping[str, Sequence[int]] | None = None,  # layers that the bundle has of each model; None: all
 ) -> tuple[Plan, ...]:
-    "A recipe's attention signals for every teacher and student of a bundle."
+    "A recipe's attention signals for every teacher and student of a bundle, as far as it has their layers."
     pairs = [(t, s) for t in models if t.role == "teacher" for s in models if s.role == "student"]
     taught = [c for c in recipe.capabilities if c.signal.what == "attention"]
-    return tuple(Plan(c.name, t.name, s.name, layer_plan(c.signal, s.layers, t.layers), c.signal.region, c.signal.distance) for c in taught for t, s in pairs)
+    stack, there = stacks or {m.name: m.layers for m in models}, recorded or {m.name: range(m.layers) for m in models}
+    plans = (Plan(c.name, t.name, s.name, layer_plan(c.signal, stack[s.name], stack[t.name]), c.signal.region, c.signal.distance) for c in taught for t, s in pairs)
+    return tuple(p for p in plans if all(s in there[p.student] and set(t) <= set(there[p.teacher]) for s, t in p.pairs))
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #e71cb711
 @dataclass(frozen=True, eq=False)
@@ -403,7 +407,7 @@ def pick(
     names = {m.name for m in kept}
     maps = (_part(m, layers and layers[m.model], new) for m in b.maps if m.model in names and m.method in methods and (heads or m.head is None))
     plans = tuple(p for p in b.plans if {p.teacher, p.student} <= names)
-    cameras = tuple(c if jpeg_width is None else as_camera(c.name, Image.open(io.BytesIO(c.jpeg)), jpeg_width, 70) for c in b.cameras)
+    cameras = tuple(c if jpeg_width is None else as_camera(c.name, as_image(c), jpeg_width, 70) for c in b.cameras)
     return replace(b, tokens=tuple(b.tokens[i] for i in new), models=kept, maps=tuple(m for m in maps if m.layers and m.rows), plans=plans, cameras=cameras)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #a8538d6a
@@ -418,6 +422,11 @@ def as_camera(
     out = io.BytesIO()
     small.save(out, "JPEG", quality=quality, optimize=True)
     return Camera(name, out.getvalue(), *small.size)
+
+
+def as_image(camera: Camera) -> Image.Image:
+    "A bundle's picture, decoded."
+    return Image.open(io.BytesIO(camera.jpeg)).convert("RGB")
 
 
 def _tokens(words: Sequence[str], answer_from: int) -> tuple[tuple[Token, ...], str, str]:

@@ -29,9 +29,9 @@ def source(
 def lean(
     script: str,  # JavaScript whose `//` and `/** */` comments stand on lines of their own or after two spaces
 ) -> str:
-    "The same script without comments and indentation."
+    "The same script without comments, indentation, and spaces around operators that stand in no text."
     script = re.sub(r"^\s*/\*\*.*?\*/\s*$", "", script, flags=re.M | re.S)
-    lines = (re.sub(r"(^|\s\s)//\s.*$", "", line).strip() for line in script.splitlines())
+    lines = (re.sub(r" (=>|===|!==|&&|\|\||\?\?|[<>+]=) ", r"\1", re.sub(r"(^|\s\s)//\s.*$", "", line).strip()) for line in script.splitlines())
     return "\n".join(line for line in lines if line)
 
 # %% ../../nbs/api/workbench/03_pages.ipynb #a3ee9d18
@@ -102,7 +102,7 @@ class Static:
 
 def png_uri(
     picture: Image.Image,
-    colours: int = 96,  # of its palette: small enough for a notebook
+    colours: int = 128,  # of its palette: small enough for a notebook
 ) -> str:
     "A picture as a data address."
     out = io.BytesIO()

@@ -27,7 +27,7 @@ from ..data.records import VQARecord, read_records
 from ..data.render import look
 from ..data.traffic import simulate
 from ..data.world import as_record, image_path, scenario_seed
-from ..distill.capabilities import Recipe, layer_indices, make_recipe
+from ..distill.capabilities import Recipe, make_recipe, signal_layers
 from .bundle import (LIMIT, METHODS, AttentionBundle, BundleError, Geometry, Map, Model, SceneObject, Token, as_camera, expected_bytes, packed, plans_of,
                                       refuse_above)
 
@@ -84,12 +84,12 @@ def rows_of(
 # %% ../../nbs/api/workbench/02a_recording.ipynb #78d72a0b
 def recipe_layers(
     recipe: Recipe,
-    n_layers: int,  # of the model
+    layers: int | Sequence[str],  # of the model, or the kind of each: see `drivekd.distill.hooks.decoder_layers`
     regions: Sequence[str] = ("text_to_vision", "full"),
 ) -> tuple[int, ...]:  # ascending, from 0
     "Layers whose attention a recipe compares."
     signals = [c.signal for c in recipe.capabilities if c.signal.what == "attention" and c.signal.region in regions]
-    return tuple(sorted({l for s in signals for l in layer_indices(s.layers, n_layers)}))
+    return tuple(sorted({l for s in signals for l in signal_layers(s, layers) if isinstance(layers, int) or layers[l] == "cross"}))
 
 # %% ../../nbs/api/workbench/02a_recording.ipynb #83026222
 def _attention(name: str, layers: Mapping[int, object], rows: np.ndarray, vision, store: str) -> Map:
@@ -98,7 +98,7 @@ def _attention(name: str, layers: Mapping[int, object], rows: np.ndarray, vision
 
     from drivekd.study.relevance import row_shares
 
-    whole = {l: layers[l].map(torch.as_tensor(rows, device=vision.device))[0] for l in layers}
+    whole = {l: layers[l].map(torch.as_tensor(rows, device=vision.device))[0] for l in layers}  # [r k]
     share = torch.stack([row_shares(m, vision) for m in whole.values()])
     return packed(name, {l: m[:, vision].cpu().numpy() for l, m in whole.items()}, range(len(rows)), share=share.cpu().numpy(), store=store)
 
@@ -133,9 +133,10 @@ def _maps(vlm: "VLM", name: str, batch: "Batch", rows: Rows, wanted: Wanted) -> 
     from drivekd.study.relevance import gradient_weighted, rollout
 
     every = range(len(vlm.llm_layers)) if wanted.rollout else wanted.layers
-    vision, at, table = batch.vision_mask[0], torch.as_tensor(rows.places, device=batch.input_ids.device), range(len(rows.places))
-    columns, says = vision.nonzero()[:, 0], [i for i in table if rows.tokens[i].role != "question"]
+    at, table, columns = torch.as_tensor(rows.places, device=batch.input_ids.device), range(len(rows.places)), batch.columns(0)
+    says = [i for i in table if rows.tokens[i].role != "question"]
     with evaluating(vlm), capture_query_key(vlm, every, stop=True) as seen: vlm.model(**batch.model_inputs(), use_cache=False)
+    vision = torch.zeros(seen[every[0]].key.shape[2], dtype=torch.bool, device=columns.device).index_fill(0, columns, True)
     maps = [_attention(name, {l: seen[l] for l in wanted.layers}, rows.places, vision, wanted.store)]
     maps += _heads(name, {l: seen[l] for l in wanted.head_layers}, rows.places, says, vision, wanted.store)
     if wanted.rollout: maps.append(packed(name, {every[-1]: rollout([seen[l] for l in every], at)[:, columns].cpu().numpy()}, table, "rollout", store=wanted.store))
@@ -146,12 +147,10 @@ def _maps(vlm: "VLM", name: str, batch: "Batch", rows: Rows, wanted: Wanted) -> 
 
 # %% ../../nbs/api/workbench/02a_recording.ipynb #e5cb6037
 def geometry_of(
-    vlm: "VLM",
     encoded: "Encoded",
 ) -> Geometry:
-    "Pictures and boxes of the vision tokens of a sample."
-    boxes, n = vlm.family.token_boxes(vlm.processor), len(encoded.record.images)
-    return Geometry(np.repeat(np.arange(n), len(boxes)), np.tile(boxes, (n, 1)), np.zeros(n * len(boxes), bool))
+    "Pictures and boxes of the vision tokens of a sample, as the model's family knows them."
+    return Geometry(encoded.patches.picture, encoded.patches.boxes, encoded.patches.overview)
 
 
 def _described(vlm: "VLM", name: str, encoded: "Encoded", role: str, reply: str) -> Model:
@@ -159,7 +158,7 @@ def _described(vlm: "VLM", name: str, encoded: "Encoded", role: str, reply: str)
     from drivekd.models.digests import fingerprint
 
     text = vlm.model.config.get_text_config()
-    return Model(name, len(vlm.llm_layers), text.num_attention_heads, geometry_of(vlm, encoded), role, name if role == "teacher" else None,
+    return Model(name, len(vlm.llm_layers), text.num_attention_heads, geometry_of(encoded), role, name if role == "teacher" else None,
                  f"{vlm.name.rstrip('/').rsplit('/', 1)[-1]} {fingerprint(vlm.model)[:12]}".strip(), reply)
 
 # %% ../../nbs/api/workbench/02a_recording.ipynb #48f0737d
@@ -236,27 +235,29 @@ def record(
     say: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
 ) -> AttentionBundle:
     "What teachers and students look at while they read a question and its answer."
+    from drivekd.distill.hooks import decoder_layers
     from drivekd.models.batching import Batcher
 
     vlms, recipe = {**teachers, **students}, make_recipe(recipe)
     batches = {name: Batcher(vlm)([question]) for name, vlm in vlms.items()}
     table = _cut(_same_rows({name: rows_of(b.encoded[0]) for name, b in batches.items()}), rows)
-    wanted = {name: _wanted(recipe, len(vlm.llm_layers), (layers or {}).get(name), (head_layers or {}).get(name, ()), methods, store) for name, vlm in vlms.items()}
-    expected = _expect(wanted, vlms, table, {name: int(b.vision_mask.sum()) for name, b in batches.items()})
+    stacks = {name: decoder_layers(vlm) for name, vlm in vlms.items()}
+    wanted = {name: _wanted(recipe, stacks[name], (layers or {}).get(name), (head_layers or {}).get(name, ()), methods, store) for name, vlm in vlms.items()}
+    expected = _expect(wanted, vlms, table, {name: len(b.columns(0)) for name, b in batches.items()})
     refuse_above(limit, expected, "the maps of this bundle")
     say(f"recording {len(table.tokens)} tokens of {len(vlms)} models: about {sum(expected.values()) / 1e6:.2f} MB of maps")
     maps = tuple(m for name, vlm in vlms.items() for m in _maps(vlm, name, batches[name].to(vlm.model.device), table, wanted[name]))
     models = tuple(_described(vlm, n, batches[n].encoded[0], "teacher" if n in teachers else "student", _reply(vlm, question) if replies else "") for n, vlm in vlms.items())
     cameras = tuple(as_camera(n, p, picture_width) for n, p in _photographs(question).items())
     return AttentionBundle(table.tokens, cameras, models, maps, table.question, table.answer, tuple(tagged_objects(question) if objects is None else objects),
-                           plans_of(recipe, models), _source(question, recipe))
+                           plans_of(recipe, models, stacks, {n: w.layers for n, w in wanted.items()}), _source(question, recipe))
 
 
-def _wanted(recipe: Recipe, n: int, layers: Sequence[int] | None, heads: Sequence[int], methods: Sequence[str], store: str) -> Wanted:
-    "What a recipe asks of a model of `n` layers."
-    chosen = tuple(sorted(layers)) if layers is not None else recipe_layers(recipe, n)
-    gradient = tuple(l for l in recipe_layers(recipe, n, ("text_to_vision",)) if l in chosen) or chosen
-    return Wanted(tuple(sorted({*chosen, *heads})), tuple(heads), gradient if "gradient" in methods else (), "rollout" in methods, store)
+def _wanted(recipe: Recipe, stack: int | Sequence[str], layers: Sequence[int] | None, heads: Sequence[int], methods: Sequence[str], store: str) -> Wanted:
+    "What a recipe asks of one model; a rollout needs pictures among the words."
+    chosen = tuple(sorted(layers)) if layers is not None else recipe_layers(recipe, stack)
+    gradient = tuple(l for l in recipe_layers(recipe, stack, ("text_to_vision",)) if l in chosen) or chosen
+    return Wanted(tuple(sorted({*chosen, *heads})), tuple(heads), gradient if "gradient" in methods else (), "rollout" in methods and isinstance(stack, int), store)
 
 # %% ../../nbs/api/workbench/02a_recording.ipynb #b4d68d79
 def _photographs(question: VQARecord) -> dict:
@@ -354,6 +355,6 @@ def ship(
     teachers = {c: load_vlm(Path(checkpoints) / f"teacher_{c}") for c in ("perception", "reasoning", "planning")}
     student = load_vlm(Path(checkpoints) / "student")
     with TemporaryDirectory() as aside:
-        question = world_question(aside, "safe actions (choice)", 10)
+        question = world_question(aside, "safe actions (choice)", 5)
         bundle = record(teachers, {"student": student}, question, objects=world_objects(question), head_layers={"planning": (0, 6), "student": (0, 2)})
     return bundle.write(Path(folder) / "miniature.safetensors", limit=1_500_000)

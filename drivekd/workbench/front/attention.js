@@ -22,7 +22,7 @@ class Looks {
   map(model, method, head) { return this.maps.find(m => m.model === model && m.method === method && m.head === head); }
 
   /** Attention of a row to the vision tokens, mean over layers; null where the bundle has none. */
-  row(model, method, head, layers, row) {
+  row({model, method, head, layers}, row) {
     const map = this.map(model, method, head), n = this.model(model).count;
     if (!map || !map.at.has(row)) return null;
     const out = new Float32Array(n), r = map.at.get(row), root = map.codes instanceof Uint8Array;
@@ -34,9 +34,15 @@ class Looks {
     }
     return out;
   }
+  /** Attention of a row to one vision token. */
+  at({model, method, head, layers}, row, token) {
+    const map = this.map(model, method, head), n = this.model(model).count;
+    if (!map || !map.at.has(row)) return null;
+    return sum(layers.map(layer => { const i = map.layers.indexOf(layer) * map.rows.length + map.at.get(row), c = map.codes[i * n + token]; return map.scale[i] * (map.codes instanceof Uint8Array ? c * c : c) / layers.length; }));
+  }
   /** Mean over rows. */
-  mean(model, method, head, layers, rows) {
-    const found = rows.map(r => this.row(model, method, head, layers, r)).filter(Boolean);
+  mean(look, rows) {
+    const found = rows.map(r => this.row(look, r)).filter(Boolean);
     if (!found.length) return null;
     const out = new Float32Array(found[0].length);
     for (const values of found) for (let v = 0; v < out.length; v++) out[v] += values[v] / found.length;
@@ -51,16 +57,13 @@ class Looks {
     return n ? out : null;
   }
   /** Vision tokens that half of all rows look at, whatever they say: more than eight times an even share (our choice). */
-  sink(model, method, head, layers) {
-    const key = [model, method, head, layers].join();
+  sink(look) {
+    const {model, method, head} = look, key = JSON.stringify(look);
     if (!this.sinks.has(key)) {
-      const map = this.map(model, method, head), n = this.model(model).count;
-      const rows = map ? map.rows.map(r => this.row(model, method, head, layers, r)).filter(Boolean) : [];
-      const marks = new Uint8Array(n), column = new Float32Array(rows.length), totals = rows.map(sum);
-      if (rows.length > 4) for (let v = 0; v < n; v++) {
-        rows.forEach((values, i) => { column[i] = totals[i] > 0 ? values[v] / totals[i] : 0; });
-        marks[v] = quantile(column, 0.5) > 8 / n && column.filter(x => x > 8 / n).length > rows.length / 2 ? 1 : 0;
-      }
+      const map = this.map(model, method, head), n = this.model(model).count, seen = new Uint16Array(n);
+      const rows = map ? map.rows.map(r => this.row(look, r)).filter(Boolean) : [];
+      for (const values of rows) { const much = 8 * sum(values) / n; for (let v = 0; v < n; v++) if (values[v] > much) seen[v]++; }
+      const marks = seen.map(count => rows.length > 4 && count > rows.length / 2 ? 1 : 0);
       this.sinks.set(key, marks);
     }
     return this.sinks.get(key);
@@ -80,12 +83,12 @@ class Common {
     this.size = this.start.at(-1);
     this.spread = new Map(models.map(m => [m.name, this.weights(m)]));
     this.unit = this.grids[0][0] * this.grids[0][1];  // values are shown per 1/unit of a picture
-    this.same = models.every(m => m.count === this.size && this.spread.get(m.name).cell.length === this.size);
   }
   side(models, picture, axis, finest) {
     let n = 1;
     for (const m of models) for (let v = 0; v < m.count; v++) if (m.picture[v] === picture && !m.overview[v]) {
       const own = Math.round(1 / (m.boxes[4 * v + 2 + axis] - m.boxes[4 * v + axis]));
+      if (own === Infinity) continue;  // sees only padding
       n = n * own / gcd(n, own);
       if (n > finest) return finest;
     }
@@ -108,6 +111,8 @@ class Common {
     for (let i = 0; i < cell.length; i++) out[cell[i]] += part[i] * values[token[i]];
     return out;
   }
+  /** Mass on a picture. */
+  on(cells, p) { return sum(cells.subarray(this.start[p], this.start[p + 1])); }
   /** Share of the pictures that no token of a model sees. */
   unseen(model) {
     const {cell} = this.spread.get(model), seen = new Uint8Array(this.size);
@@ -120,13 +125,13 @@ class Common {
 
 const EPS = 1e-6;
 
-/** How far two distributions over cells are apart, in nats: KL(a‖b) and Jensen–Shannon. */
-function divergences(a, b) {
+/** How far two maps are apart, in nats, once each is divided by its sum: KL(a‖b) and Jensen–Shannon. */
+function divergences(a, b, sa, sb) {
   let kl = 0, js = 0;
   for (let i = 0; i < a.length; i++) {
-    const m = (a[i] + b[i]) / 2;
-    kl += a[i] * Math.log((a[i] + EPS) / (b[i] + EPS));
-    js += (a[i] * Math.log((a[i] + EPS) / (m + EPS)) + b[i] * Math.log((b[i] + EPS) / (m + EPS))) / 2;
+    const p = a[i] / sa, q = b[i] / sb, lp = Math.log(p + EPS), lq = Math.log(q + EPS), lm = Math.log((p + q) / 2 + EPS);
+    kl += p * (lp - lq);
+    js += (p * (lp - lm) + q * (lq - lm)) / 2;
   }
   return [Math.max(0, kl), Math.max(0, js)];
 }
@@ -148,12 +153,11 @@ const RADIUS = 0.06;  // of a tag's disc, in fractions; drawn as it is counted
 const boxOf = o => o.box || [o.point[0] - RADIUS, o.point[1] - RADIUS, o.point[0] + RADIUS, o.point[1] + RADIUS].map(x => Math.min(1, Math.max(0, x)));
 
 /** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less. */
-function grounding(common, cells, box, picture, draws = 300) {
-  const inside = common.grids.map((grid, p) => rectangles(cells.subarray(common.start[p], common.start[p + 1]), grid));
-  const w = box[2] - box[0], h = box[3] - box[1], mass = inside[picture](box), area = w * h / common.grids.length, draw = lottery(7);
+function grounding(inside, box, picture, draws = 300) {
+  const w = box[2] - box[0], h = box[3] - box[1], mass = inside[picture](box), area = w * h / inside.length, draw = lottery(7);
   let less = 0, mean = 0;
   for (let i = 0; i < draws; i++) {
-    const p = Math.floor(draw() * common.grids.length), x = draw() * (1 - w), y = draw() * (1 - h), other = inside[p]([x, y, x + w, y + h]);
+    const p = Math.floor(draw() * inside.length), x = draw() * (1 - w), y = draw() * (1 - h), other = inside[p]([x, y, x + w, y + h]);
     less += other < mass; mean += other / draws;
   }
   return {mass, area, lift: mass / area, random: mean, beats: less / draws};
@@ -181,6 +185,8 @@ const NOTE = "Attention says where a layer looked, not why it answered: it is no
 const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch"], ["Shift + ← →", "several tokens"], ["Enter", "keep the token or patch under the pointer"],
   ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
 
+const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "norm"];  // of the state, in the `view` trait
+
 // --- the view ------------------------------------------------------------------------------------------------------------------------------
 
 class AttentionView {
@@ -190,9 +196,9 @@ class AttentionView {
     const own = teachers.find(m => m.capability === this.looks.source.capability) || teachers[0] || students[0];
     const other = students.find(m => m !== own) || this.looks.models.find(m => m !== own) || null;
     this.state = {a: own.name, b: other && other.name, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null,
-      layout: "panorama", colours: "viridis", sinks: false, objects: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: "pictures", sort: "place", ascending: true};
+      layout: "panorama", colours: "viridis", sinks: false, objects: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: other ? "kl" : "pictures", sort: "place", ascending: true};
     this.hover = {row: null, patch: null};
-    this.pictures = [];
+    this.pictures = []; this.scaled = []; this.scratch = [];
     this.build();
     const last = this.recorded("a").at(-1);
     this.state.layersA = [last]; this.state.layersB = other ? [this.partner(last)] : [];
@@ -211,22 +217,18 @@ class AttentionView {
     }));
     new ResizeObserver(() => this.fit()).observe(this.stage);
     this.fit(); this.renew();
-    this.box.root.dataset.ready = "true";
+    Object.assign(this.box.root, {view: this}).dataset.ready = "true";  // for the console, and for tests
     return this;
   }
-  /** State from outside: only keys that exist, only values that the bundle has. */
+  /** State from outside; Python has checked it against the bundle. */
   accept(given) {
-    const s = this.state, names = this.looks.models.map(m => m.name), n = this.looks.tokens.length;
-    for (const side of ["a", "b"]) if (names.includes(given[side])) { s[side] = given[side]; s["layers" + side.toUpperCase()] = [this.recorded(side).at(-1)]; }
-    for (const [key, values] of Object.entries({mode: ["a", "b", "difference", "all"], method: this.methods(), layout: Object.keys(LAYOUTS), colours: Object.keys(MAPS), norm: ["pictures", "row"]})) if (values.includes(given[key])) s[key] = given[key];
+    const s = this.state;
+    for (const side of ["a", "b"]) if (this.looks.model(given[side])) { s[side] = given[side]; s["layers" + side.toUpperCase()] = [this.recorded(side).at(-1)]; }
     if (given.preset) this.applyPreset(given.preset, false);
-    for (const side of ["A", "B"]) if (Array.isArray(given["layers" + side])) { const l = given["layers" + side].filter(x => this.recorded(side.toLowerCase()).includes(x)); if (l.length) s["layers" + side] = l; }
-    if (Array.isArray(given.rows)) { const rows = given.rows.filter(r => Number.isInteger(r) && r >= 0 && r < n); if (rows.length) s.rows = rows; }
-    if (given.head === null || Number.isInteger(given.head)) s.head = given.head;
-    for (const key of ["sinks", "objects"]) if (typeof given[key] === "boolean") s[key] = given[key];
-    if (!s.b && s.mode !== "a") s.mode = "a";
+    for (const key of KEPT) if (given[key] != null && !["a", "b", "preset"].includes(key)) s[key] = given[key];
+    if (!s.b) s.mode = "a";
   }
-  tell() { const {a, b, mode, preset, layersA, layersB, head, method, rows, layout, colours, sinks, objects, norm} = this.state; this.channel.set({a, b, mode, preset, layersA, layersB, head, method, rows, layout, colours, sinks, objects, norm}); }
+  tell() { this.channel.set(Object.fromEntries(KEPT.map(key => [key, this.state[key]]))); }
 
   // --- what there is
 
@@ -248,13 +250,15 @@ class AttentionView {
 
   /** Masses of the vision tokens of one side for some rows, as the controls want them; null if not recorded. */
   masses(which, rows, hide = this.state.sinks) {
-    const s = this.state, {model, method, head, layers} = this.side(which), values = model && this.looks.mean(model, method, head, layers, rows);
+    const s = this.state, look = this.side(which), values = look.model && this.looks.mean(look, rows);
     if (!values) return null;
-    const m = this.looks.model(model), sink = hide ? this.looks.sink(model, method, head, layers) : null;
+    const m = this.looks.model(look.model), sink = hide ? this.looks.sink(look) : null;
     for (let v = 0; v < values.length; v++) if ((sink && sink[v]) || (s.part !== "both" && (s.part === "overview") !== Boolean(m.overview[v]))) values[v] = 0;
-    const total = s.norm === "pictures" || method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
+    const total = s.norm === "pictures" || s.method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
     return total > 0 ? values.map(x => x / total) : values;
   }
+  tables(cells) { return this.common.grids.map((grid, p) => rectangles(cells.subarray(this.common.start[p], this.common.start[p + 1]), grid)); }
+  score(cells, box, picture) { return grounding(this.tables(cells), box, picture); }
   cells(which, rows, hide) { const values = this.masses(which, rows, hide); return values && this.common.cells(this.state[which], values); }
 
   // --- changes
@@ -297,26 +301,26 @@ class AttentionView {
   // --- elements
 
   build() {
-    const L = this.looks, s = this.state, guard = this.box.guard, two = Boolean(s.b);
+    const L = this.looks, s = this.state, two = Boolean(s.b);
     const capabilities = [...new Set(L.plans.map(p => p.capability))];
     this.ui = {
-      presets: segments("Presets", capabilities.map(c => [c, c, "the layers that the " + c + " loss compares"]), guard(c => this.applyPreset(c))),
-      mode: segments("View", two ? [["a", "1 first"], ["b", "2 second"], ["difference", "3 difference"], ["all", "4 all"]] : [["a", "1 model"]], guard(mode => this.change({mode}, true))),
-      a: chooser(two ? "first" : "model", L.models.map(m => [m.name, this.title(m)]), s.a, guard(v => this.models("a", v))),
-      b: two && chooser("second", L.models.map(m => [m.name, this.title(m)]), s.b, guard(v => this.models("b", v))),
-      layersA: chooser("layer", [], 0, guard(v => this.change({layersA: [Number(v)], layersB: two ? [this.partner(Number(v))] : []}))),
-      layersB: two && chooser("with", [], 0, guard(v => this.change({layersB: [Number(v)]}))),
-      head: chooser("head", [], "", guard(v => this.change({head: v === "" ? null : Number(v)}, true))),
-      method: chooser("method", this.methods().map(m => [m, {attention: "attention", rollout: "rollout", gradient: "gradient-weighted"}[m]]), s.method, guard(v => this.method(v))),
-      norm: chooser("sums to 1 over", [["pictures", "pictures"], ["row", "the whole row"]], s.norm, guard(v => this.change({norm: v}, true)), "the loss compares whole rows; shares of the pictures compare where, not how much"),
-      layout: chooser("layout", Object.keys(LAYOUTS).map(k => [k, k]), s.layout, guard(v => { this.state.layout = v; this.fit(); this.renew(); this.tell(); })),
-      colours: chooser("colours", Object.keys(MAPS).map(k => [k, k]), s.colours, guard(v => this.change({colours: v}, true))),
-      part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part, guard(v => this.change({part: v}, true))),
-      shade: chooser("words shaded by", [["pictures", "attention to pictures"], ["kl", "KL"], ["mse", "MSE"]], s.shade, guard(v => this.change({shade: v}, true))),
-      sinks: toggle("hide sinks", guard(v => this.change({sinks: v}, true)), "vision tokens that half of all rows look at, more than 8 times an even share"),
-      objects: toggle("objects", guard(v => this.change({objects: v}, true))),
-      lock: toggle("hold scale", guard(v => this.change({lock: v ? this.top : null}, true)), "keep the colour scale while tokens, heads and layers change"),
-      opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours", "aria-label": "strength of the colours", oninput: guard(e => this.change({opacity: Number(e.target.value)}, true))}),
+      presets: segments("Presets", capabilities.map(c => [c, c]), c => this.applyPreset(c)),
+      mode: segments("View", two ? [["a", "1 first"], ["b", "2 second"], ["difference", "3 difference"], ["all", "4 all"]] : [["a", "1 model"]], mode => this.change({mode}, true)),
+      a: chooser(two ? "first" : "model", L.models.map(m => [m.name, this.title(m)]), s.a, v => this.models("a", v)),
+      b: two && chooser("second", L.models.map(m => [m.name, this.title(m)]), s.b, v => this.models("b", v)),
+      layersA: chooser("layer", [], 0, v => this.change({layersA: [Number(v)], layersB: two ? [this.partner(Number(v))] : []})),
+      layersB: two && chooser("with", [], 0, v => this.change({layersB: [Number(v)]})),
+      head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)}, true)),
+      method: chooser("method", this.methods().map(m => [m, {attention: "attention", rollout: "rollout", gradient: "gradient-weighted"}[m]]), s.method, v => this.method(v)),
+      norm: chooser("sums to 1 over", [["pictures", "pictures"], ["row", "the whole row"]], s.norm, v => this.change({norm: v}, true), "the loss compares whole rows"),
+      layout: chooser("layout", Object.keys(LAYOUTS).map(k => [k, k]), s.layout, v => { this.state.layout = v; this.fit(); this.renew(); this.tell(); }),
+      colours: chooser("colours", Object.keys(MAPS).map(k => [k, k]), s.colours, v => this.change({colours: v}, true)),
+      part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part, v => this.change({part: v}, true)),
+      shade: chooser("words shaded by", [["pictures", "attention to pictures"], ["kl", "KL"], ["mse", "MSE"]], s.shade, v => this.change({shade: v}, true)),
+      sinks: toggle("hide sinks", v => this.change({sinks: v}, true), "vision tokens to which half of all rows give 8 times an even share"),
+      objects: toggle("objects", v => this.change({objects: v}, true)),
+      lock: toggle("hold scale", v => this.change({lock: v ? this.top : null}, true), "keep the colour scale while tokens, heads and layers change"),
+      opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours", "aria-label": "strength of the colours", oninput: e => this.change({opacity: Number(e.target.value)}, true)}),
     };
     const u = this.ui, hasOverview = L.models.some(m => m.overview.some(Boolean));
     this.layersText = el("span", {class: "dk-layers"});
@@ -324,18 +328,18 @@ class AttentionView {
     this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-roledescription": "map of attention on the cameras", "aria-describedby": "dk-readout"});
     this.stage = el("div", {class: "dk-stage"}, this.canvas);
     this.readout = el("div", {class: "dk-readout"}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.ablation = el("div");
-    const button = (text, run, title) => el("button", {type: "button", onclick: guard(run), title}, text);
     this.box.body.replaceChildren(el("style", {}, LOOK),
       el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null, capabilities.length ? u.presets.node : null, this.layersText,
-        el("span", {class: "dk-push"}), button("Picture", () => this.keep(), "picture of this view (p)"), button("Keys", () => this.help(), "all keys (?)")),
+        el("span", {class: "dk-push"}), button("Picture", () => this.keep(), {title: "picture of this view (p)"}), button("About", () => this.about()), button("Keys", () => this.help(), {title: "all keys (?)"})),
       el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
-        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node)),
-        el("aside", {}, this.mix, this.bars, this.scores, this.ablation, el("div", {class: "dk-row dk-small"}, u.shade.node), this.list)),
+        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node), this.ablation, this.list),
+        el("aside", {}, this.mix, this.bars, this.scores)),
       el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it." : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
     this.listen();
   }
+  who(side) { return this.title(this.looks.model(this.state[side])); }
   title(m) { return m.name === m.role || !["teacher", "student"].includes(m.role) || m.name.includes(m.role) ? m.name : `${m.name} ${m.role}`; }
   buildWords() {
     const L = this.looks, texts = {question: L.question, answer: L.answer}, lists = [];
@@ -350,26 +354,35 @@ class AttentionView {
         else { list.append(texts[role].slice(at, token.start)); at = Math.max(at, token.end); }
         this.chips[i] = chip; list.append(chip);
       });
-      if (role !== "question" || at) list.append(texts[role].slice(at));
+      list.append(texts[role].slice(at));
       lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
     }
+    this.replies = el("div", {class: "dk-replies"});
     const first = this.chips.find(Boolean); if (first) first.tabIndex = 0;
-    const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []); return rows.length ? el("button", {type: "button", onclick: this.box.guard(() => this.select(rows))}, label) : null; };
-    return el("div", {class: "dk-text"}, lists, el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true), group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
-      el("span", {class: "dk-replies"}, L.models.filter(m => m.reply).map(m => el("span", {title: m.revision}, el("b", {}, this.title(m) + " says: "), m.reply.replace(/\s+/g, " ").slice(0, 160))))));
+    const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []); return rows.length ? button(label, () => this.select(rows)) : null; };
+    return el("div", {class: "dk-text"}, lists, this.replies, el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true), group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
+      this.ui.shade.node));
   }
 
   // --- drawing
 
   fit() {
-    const width = Math.max(280, Math.floor(this.stage.clientWidth)), s = this.state, wide = s.mode === "all" && width > 900;
+    const width = Math.max(280, Math.floor(this.stage.clientWidth)), s = this.state, wide = s.mode === "all" && width > 700;
     const shown = s.mode === "all" ? ["a", "b", "difference"] : [s.mode], gap = 14, head = 20;
-    const panel = wide ? (width - 2 * gap) / 3 : width, {boxes, height, middle} = panes(this.looks.cameras, s.layout, panel);
-    this.panels = shown.map((what, i) => ({what, x: wide ? i * (panel + gap) : 0, y: head + (wide ? 0 : i * (height + head + 8)), width: panel, boxes, middle, height}));
+    const panel = wide ? (width - gap) / 2 : width, {boxes, height, middle} = panes(this.looks.cameras, s.layout, panel);
+    const place = i => wide ? [i % 2 * (panel + gap), Math.floor(i / 2)] : [0, i];
+    this.panels = shown.map((what, i) => { const [x, row] = place(i); return {what, x, y: head + row * (height + head + 8), width: panel, boxes, middle, height}; });
+    const [x, row] = place(3);  // the free corner beside the difference shows the vehicle from above
+    this.corner = wide && s.layout === "panorama" && this.looks.cameras.every(c => c.name in VIEWS) ? {x, y: head + row * (height + head + 8), w: panel, h: height} : null;
     const h = Math.ceil(this.panels.at(-1).y + height + 30), ratio = globalThis.devicePixelRatio || 1;
     if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(h * ratio)) Object.assign(this.canvas, {width: Math.round(width * ratio), height: Math.round(h * ratio)});
     Object.assign(this.canvas.style, {width: width + "px", height: h + "px"});
     this.shape = {width, height: h, ratio};
+    this.scaled = this.pictures.map((picture, p) => {  // once, not at every hover
+      const {w, h} = boxes[p], small = el("canvas", {width: Math.max(1, Math.round(w * ratio)), height: Math.max(1, Math.round(h * ratio))});
+      small.getContext("2d").drawImage(picture, 0, 0, small.width, small.height);
+      return small;
+    });
     if (this.pictures.length && this.common) this.show();
   }
   /** After a change of models, layers or options: everything. */
@@ -385,23 +398,31 @@ class AttentionView {
     u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
     const plan = this.plan();
     this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map" : "text to vision"}, ${plan.distance}` : "";
+    this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5").replace(/(.{110}).+/, "$1\u2026")))));
     this.lut = colours(s.colours); this.diverging = colours("difference");
-    this.distances = s.b ? this.measure() : null;
-    this.showList();
+    const what = JSON.stringify([this.side("a"), s.b && this.side("b"), s.sinks, s.part]);
+    if (what !== this.measured) {  // the map first, the table of all tokens right after it
+      this.measured = what;
+      clearTimeout(this.later);
+      this.later = setTimeout(() => { this.distances = s.b ? this.measure() : null; this.showList(); if (this.chips.length && this.panels && this.pictures.length) this.showWords(); });
+    } else if (this.sorted !== s.sort + s.ascending) this.showList();
     if (this.panels && this.panels.length !== (s.mode === "all" ? 3 : 1) || this.panels && s.mode !== "all" && this.panels[0].what !== s.mode) this.fit(); else this.show();
   }
   /** Per token: how far the second model's map is from the first's. */
   measure() {
-    return this.looks.tokens.map((_, row) => {
-      const s = this.state, norm = s.norm;
-      s.norm = "row"; const a = this.cells("a", [row]), b = this.cells("b", [row]); s.norm = norm;
+    const s = this.state, norm = s.norm;
+    s.norm = "row";
+    const found = this.looks.tokens.map((_, row) => {
+      const a = this.cells("a", [row]), b = this.cells("b", [row]);
       if (!a || !b) return null;
       const ta = sum(a), tb = sum(b);
       let square = 0;
-      for (let i = 0; i < a.length; i++) square += (a[i] - b[i]) ** 2 / a.length;
-      const [kl, js] = ta > 0 && tb > 0 ? divergences(a.map(x => x / ta), b.map(x => x / tb)) : [0, 0];
-      return {kl, js, mse: square, a: ta, b: tb};
+      for (let i = 0; i < a.length; i++) square += (a[i] - b[i]) ** 2;
+      const [kl, js] = ta > 0 && tb > 0 ? divergences(a, b, ta, tb) : [0, 0];
+      return {kl, js, mse: square / a.length, a: ta, b: tb};
     });
+    s.norm = norm;
+    return found;
   }
   /** After a change of token or patch: what depends on them. */
   show() {
@@ -433,7 +454,8 @@ class AttentionView {
       else for (let c = 0; c < 3; c++) image.data[4 * i + c] = lut[3 * Math.round(255 * v) + c];
       image.data[4 * i + 3] = 255 * opacity * (difference ? v : v ** 0.8);  // the root shows weak cells without veiling the photograph
     }
-    const small = el("canvas", {width: nx, height: ny});
+    const small = this.scratch[picture] ??= el("canvas", {width: nx, height: ny});
+    if (small.width !== nx || small.height !== ny) Object.assign(small, {width: nx, height: ny});
     small.getContext("2d").putImageData(image, 0, 0);
     return small;
   }
@@ -443,31 +465,34 @@ class AttentionView {
     pen.clearRect(0, 0, width, height);
     for (const panel of this.panels) {
       const cells = this.now[panel.what], difference = panel.what === "difference";
-      const dense = cells && this.dense(cells), total = cells && sum(cells.map(Math.abs));
-      pen.fillStyle = ink; pen.font = "600 12px system-ui, sans-serif"; pen.textBaseline = "alphabetic";
+      const dense = cells && this.dense(cells);
+      pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.textBaseline = "alphabetic";
       pen.fillText(this.caption(panel.what), panel.x, panel.y - 6, panel.width);
       this.looks.cameras.forEach((camera, p) => {
         const box = panel.boxes[p], x = panel.x + box.x, y = panel.y + box.y;
-        pen.imageSmoothingEnabled = true; pen.drawImage(this.pictures[p], x, y, box.w, box.h);
+        pen.imageSmoothingEnabled = true; pen.drawImage(ratio === this.shape.ratio ? this.scaled[p] : this.pictures[p], x, y, box.w, box.h);
         if (dense) { pen.imageSmoothingEnabled = false; pen.drawImage(this.overlay(dense, p, difference), x, y, box.w, box.h); }
-        const own = cells ? sum(cells.subarray(this.common.start[p], this.common.start[p + 1])) : 0;
+        const own = cells ? this.common.on(cells, p) : 0;
         if (s.objects) this.drawObjects(pen, p, x, y, box);
         this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) : "not recorded", x, y, box);
       });
-      if (panel.middle) this.drawVehicle(pen, panel, cells, difference);
-      if (total === 0) { pen.fillStyle = ink; pen.fillText("nothing on the pictures", panel.x + 8, panel.y + panel.height - 8); }
+      if (panel.middle) this.drawVehicle(pen, {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
       this.drawPatches(pen, panel);
     }
+    if (this.corner) ["a", "b"].forEach((w, i) => {
+      const {x, y, w: wide, h} = this.corner;
+      pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.fillText("by direction: " + this.who(w), x + i * wide / 2, y - 6, wide / 2 - 8);
+      this.drawVehicle(pen, {x: x + i * wide / 2, y, w: wide / 2, h}, this.now[w], ["#3b82c4", "#e08a2e"][i]);
+    });
     this.drawBar(pen, ink);
   }
   caption(what) {
     const s = this.state, name = side => { const {model, head, layers, method} = this.side(side); return `${this.title(this.looks.model(model))}, ` + (method === "rollout" ? "all layers" : `layer ${layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1}`) + (head != null ? `, head ${head + 1}` : "") + (method === "attention" ? "" : `, ${method === "gradient" ? "gradient-weighted" : method}`); };
-    return what === "difference" ? `${this.title(this.looks.model(s.b))} minus ${this.title(this.looks.model(s.a))}` : name(what);
+    return what === "difference" ? `${this.who("b")} minus ${this.who("a")}` : name(what);
   }
   drawLabel(pen, name, note, x, y, box) {
-    let size = 11;
-    const text = `${name}  ${note}`;
-    do pen.font = `${size}px system-ui, sans-serif`; while (pen.measureText(text).width > box.w - 8 && --size > 6);
+    const size = box.w < 150 ? 9 : 11, text = `${box.w < 200 ? name.replace("CAM_", "").replace("_", " ") : name}  ${note}`;
+    pen.font = `${size}px ${FONT}`;
     pen.fillStyle = "rgba(20,24,28,.82)"; pen.fillRect(x, y, pen.measureText(text).width + 8, size + 6);
     pen.fillStyle = "#fff"; pen.textBaseline = "top"; pen.fillText(text, x + 4, y + 3); pen.textBaseline = "alphabetic";
   }
@@ -476,37 +501,39 @@ class AttentionView {
       const [l, t, r, b] = boxOf(o), name = o.label;
       const lines = () => { pen.beginPath(); if (o.box) pen.rect(x + l * box.w, y + t * box.h, (r - l) * box.w, (b - t) * box.h); else pen.ellipse(x + o.point[0] * box.w, y + o.point[1] * box.h, RADIUS * box.w, RADIUS * box.h, 0, 0, 7); pen.stroke(); };
       pen.strokeStyle = "rgba(0,0,0,.75)"; pen.lineWidth = 3; lines(); pen.strokeStyle = "#fff"; pen.lineWidth = 1.2; lines();
-      pen.font = "10px system-ui, sans-serif";
+      if (box.w < 200) continue;
+      pen.font = "10px " + FONT;
       const w = pen.measureText(name).width + 4, tx = Math.min(x + l * box.w, x + box.w - w), ty = Math.min(y + b * box.h + 1, y + box.h - 12);
       pen.fillStyle = "rgba(0,0,0,.6)"; pen.fillRect(tx, ty, w, 12); pen.fillStyle = "#fff"; pen.fillText(name, tx + 2, ty + 9.5);
     }
   }
-  /** The vehicle from above: each camera's field of view, filled by its share. */
-  drawVehicle(pen, panel, cells, difference) {
-    const m = panel.middle, cx = panel.x + m.x + m.w / 2, cy = panel.y + m.y + m.h / 2, r = m.h * 0.46;
+  /** The vehicle from above: into each camera's field of view a wedge as long as its share. */
+  drawVehicle(pen, {x, y, w, h}, cells, colour) {
+    const cx = x + w / 2, cy = y + h / 2, r = Math.min(w, h) * 0.47, shares = this.looks.cameras.map((_, p) => cells ? this.common.on(cells, p) : 0), most = Math.max(1e-9, ...shares.map(Math.abs));
     this.looks.cameras.forEach((camera, p) => {
-      const [yaw, fov] = VIEWS[camera.name], mid = -Math.PI / 2 - yaw * Math.PI / 180, half = fov * Math.PI / 360, share = cells ? sum(cells.subarray(this.common.start[p], this.common.start[p + 1])) : 0;
-      pen.beginPath(); pen.moveTo(cx, cy); pen.arc(cx, cy, r, mid - half, mid + half); pen.closePath();
-      const v = Math.min(1, Math.abs(share) * (difference ? 4 : 2)), rgb = difference ? (share > 0 ? MORE : LESS) : this.lut.subarray(3 * Math.round(255 * v), 3 * Math.round(255 * v) + 3);
-      pen.fillStyle = `rgba(${[...rgb].join()},${difference ? v : 0.85})`; pen.fill(); pen.strokeStyle = "rgba(128,136,148,.7)"; pen.lineWidth = 1; pen.stroke();
+      const [yaw, fov] = VIEWS[camera.name], mid = -Math.PI / 2 - yaw * Math.PI / 180, half = fov * Math.PI / 360;
+      const wedge = radius => { pen.beginPath(); pen.moveTo(cx, cy); pen.arc(cx, cy, radius, mid - half, mid + half); pen.closePath(); };
+      wedge(r); pen.strokeStyle = "rgba(128,136,148,.5)"; pen.lineWidth = 1; pen.stroke();
+      wedge(r * Math.abs(shares[p]) / most); pen.fillStyle = colour || `rgb(${shares[p] > 0 ? MORE : LESS})`; pen.globalAlpha = 0.75; pen.fill(); pen.globalAlpha = 1;
     });
-    pen.fillStyle = "#30363d"; pen.fillRect(cx - r * 0.12, cy - r * 0.26, r * 0.24, r * 0.52); pen.fillStyle = "#9fb3c8"; pen.fillRect(cx - r * 0.09, cy - r * 0.16, r * 0.18, r * 0.1);
+    pen.fillStyle = "#30363d"; pen.fillRect(cx - r * 0.1, cy - r * 0.2, r * 0.2, r * 0.4); pen.fillStyle = "#9fb3c8"; pen.fillRect(cx - r * 0.07, cy - r * 0.13, r * 0.14, r * 0.08);
   }
   drawPatches(pen, panel) {
     const outline = (model, token, colour, dash) => {
       const m = this.looks.model(model), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4), box = panel.boxes[m.picture[token]];
       pen.setLineDash(dash); pen.lineWidth = 2; pen.strokeStyle = colour; pen.strokeRect(panel.x + box.x + l * box.w + 1, panel.y + box.y + t * box.h + 1, (r - l) * box.w - 2, (b - t) * box.h - 2); pen.setLineDash([]);
     };
-    const side = panel.what === "b" ? "b" : "a", {model, method, head, layers} = this.side(side);
-    if (this.state.sinks) this.looks.sink(model, method, head, layers).forEach((mark, v) => { if (mark) outline(model, v, "rgba(255,255,255,.8)", [3, 3]); });
+    const side = panel.what === "b" ? "b" : "a", look = this.side(side), {model} = look;
+    if (this.state.sinks) this.looks.sink(look).forEach((mark, v) => { if (mark) outline(model, v, "rgba(255,255,255,.8)", [3, 3]); });
     for (const [patch, colour] of [[this.state.patch, "#ff3b6b"], [this.hover.patch, "#fff"]]) if (patch) { const token = this.tokenAt(side, patch); if (token != null) outline(model, token, colour, []); }
   }
   drawBar(pen, ink) {
     const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit : "whole"} of a picture`;
     const strip = (x, lut, low, high, text) => {
-      pen.font = "11px system-ui, sans-serif"; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, x, y + 6);
-      const from = x + pen.measureText(low).width + 5;
-      for (let i = 0; i < w; i++) { const k = 3 * Math.round(255 * i / w); pen.fillStyle = `rgb(${lut[k]},${lut[k + 1]},${lut[k + 2]})`; pen.fillRect(from + i, y, 1.5, 12); }
+      pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, x, y + 6);
+      const from = x + pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
+      for (let i = 0; i <= 16; i++) { const k = 3 * Math.round(255 * i / 16); blend.addColorStop(i / 16, `rgb(${lut.subarray(k, k + 3)})`); }
+      pen.fillStyle = blend; pen.fillRect(from, y, w, 12);
       pen.fillStyle = ink; pen.fillText(`${high} ${text}`, from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
     const unit = this.state.method === "gradient" || this.state.norm === "pictures" ? "of what is on the pictures" : "of the row";
@@ -518,11 +545,9 @@ class AttentionView {
 
   showWords() {
     const patch = this.hover.patch || this.state.patch, rows = new Set(this.state.rows), s = this.state, side = s.mode === "b" ? "b" : "a", token = patch && this.tokenAt(side, patch);
-    let values;
-    if (token != null) { const {model, method, head, layers} = this.side(side); values = this.looks.tokens.map((_, i) => { const v = this.looks.row(model, method, head, layers, i); return v ? v[token] : null; }); }
-    else if (s.shade !== "pictures" && this.distances) values = this.distances.map(d => d && d[s.shade]);
-    else { const {model, method, head, layers} = this.side(side); values = this.looks.tokens.map((_, i) => { const v = this.looks.row(model, method, head, layers, i); return v && sum(v); }); }
-    const top = Math.max(1e-9, ...values.filter(v => v != null)) * (token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 / Math.max(1e-9, ...values.filter(v => v != null)) : 1);
+    const look = this.side(side), one = i => { const v = this.looks.row(look, i); return v && sum(v); };
+    const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
+    const top = token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 : Math.max(1e-9, ...values.filter(v => v != null));
     this.chips.forEach((chip, i) => {
       const known = values[i] != null, v = known ? Math.min(1, values[i] / top) : 0;
       chip.style.backgroundColor = known ? `rgba(${token != null ? "255,140,30" : "70,130,200"},${(0.75 * v).toFixed(3)})` : "";
@@ -530,44 +555,45 @@ class AttentionView {
     });
   }
   showBars() {
-    const s = this.state, both = ["a", "b"].filter(w => this.now[w]), shares = both.map(w => this.looks.cameras.map((_, p) => sum(this.now[w].subarray(this.common.start[p], this.common.start[p + 1]))));
+    const s = this.state, both = ["a", "b"].filter(w => this.now[w]), shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
     const totals = shares.map(sum), rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => { const x = totals[i] > 0 ? shares[i][p] / totals[i] : 0; return el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x))); })));
-    this.bars.replaceChildren(el("h3", {}, "Share of each camera"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {}, this.title(this.looks.model(s[w])))))), el("tbody", {}, rows)));
+    this.bars.replaceChildren(el("h3", {}, "Share of each camera"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {}, this.who(w))))), el("tbody", {}, rows)));
     const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
-    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.title(this.looks.model(s[w]))}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
-      el("span", {class: "dk-mixname"}, this.title(this.looks.model(s[w]))), ...m.map((x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "")))) ] : []);
+    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
+      el("span", {class: "dk-mixname"}, this.who(w)), ...m.map((x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "")))) ] : []);
   }
   showScores() {
     const s = this.state, L = this.looks;
     if (!L.objects.length || !s.objects) { this.scores.replaceChildren(); return; }
-    const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return t > 0 ? this.now[w].map(x => x / t) : this.now[w]; }, cells = both.map(norm);
-    const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return t > 0 ? c.map(x => x / t) : c; });
+    const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return this.tables(t > 0 ? this.now[w].map(x => x / t) : this.now[w]); }, inside = both.map(norm);
+    const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
     const rows = L.objects.slice(0, 12).map((o, k) => {
-      const found = cells.map(c => grounding(this.common, c, boxOf(o), o.picture)), other = bare.map(c => rectangles(c.subarray(this.common.start[o.picture], this.common.start[o.picture + 1]), this.common.grids[o.picture])(boxOf(o)));
-      return el("tr", {"data-object": k}, el("td", {}, el("button", {type: "button", class: "dk-link", title: `${L.cameras[o.picture].name}; ${percent(found[0].area, 2)} of the pictures' area`, onclick: this.box.guard(() => { const b = boxOf(o); this.point({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}, true); })}, o.label)),
+      const found = inside.map(t => grounding(t, boxOf(o), o.picture)), other = bare.map(t => t[o.picture](boxOf(o)));
+      return el("tr", {"data-object": k}, el("td", {}, button(o.label, () => { const b = boxOf(o); this.point(this.centre({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}), true); }, {class: "dk-link", title: `${L.cameras[o.picture].name}; ${percent(found[0].area, 2)} of the pictures' area`})),
         ...found.flatMap((f, i) => [el("td", {title: `${s.sinks ? "with" : "without"} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`}, percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
     });
-    this.scores.replaceChildren(el("h3", {}, "Grounding: is the gaze on the object?"), el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3}, this.title(L.model(s[w]))))),
+    this.scores.replaceChildren(el("h3", {}, "Grounding: is the gaze on the object?"), el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3}, this.who(w)))),
       el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less"}, "beats")]))), el("tbody", {}, rows)));
   }
   showList() {
-    const s = this.state, guard = this.box.guard, d = this.distances;
+    const s = this.state, d = this.distances;
+    this.sorted = s.sort + s.ascending;
     this.ui.shade.node.hidden = !d;
     if (!d) { this.list.replaceChildren(); return; }
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
-    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
-      el("button", {type: "button", class: "dk-link", "data-sort": key, onclick: guard(() => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true))}, text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""))));
-    const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
-    const word = r => el("button", {type: "button", class: "dk-link", title: r.token.role, onclick: guard(() => this.select([r.row]))}, el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"));
+    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
+      button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key})));
+    const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
+    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", title: r.token.role});
     this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
-      el("tbody", {}, line(["mean", mean("kl").toFixed(2), mean("js").toFixed(2), mean("mse").toExponential(1)]), known.map(r => line([word(r), r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1)], r.row)))));
+      el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row)))));
   }
   showReadout() {
     const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, rows = this.rows(), said = rows.length === 1 ? L.tokens[rows[0]] : null, parts = [];
     parts.push(said ? `${said.role === "prompt" ? "Before the answer" : `${said.role} token \u201c${said.text.replace(/\n/g, "\u21b5")}\u201d`} (${rows[0] + 1} of ${L.tokens.length})` : `Mean of ${rows.length} tokens`);
     for (const w of ["a", "b"]) if (this.now[w]) {
-      const cells = this.now[w], shares = L.cameras.map((c, p) => [c.name, sum(cells.subarray(this.common.start[p], this.common.start[p + 1]))]).sort((x, y) => y[1] - x[1]), total = sum(cells);
+      const cells = this.now[w], shares = L.cameras.map((c, p) => [c.name, this.common.on(cells, p)]).sort((x, y) => y[1] - x[1]), total = sum(cells);
       parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
       const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
     }
@@ -584,7 +610,7 @@ class AttentionView {
   numbers(patch) {
     const out = {}, rows = this.rows();
     for (const w of ["a", "b"]) { const token = this.state[w] && this.tokenAt(w, patch), values = token != null && this.masses(w, rows); if (values) out[w] = values[token]; }
-    const text = Object.entries(out).map(([w, x]) => `${this.title(this.looks.model(this.state[w]))} ${percent(x, 2)}`);
+    const text = Object.entries(out).map(([w, x]) => `${this.who(w)} ${percent(x, 2)}`);
     return out.a != null && out.b != null ? [...text, `difference ${signed(out.b - out.a)} points`] : text;
   }
   showAblation(patch) {
@@ -597,7 +623,7 @@ class AttentionView {
       const reply = await this.channel.ask({kind: "ablate", model, boxes: [[patch.picture, ...m.boxes.subarray(4 * token, 4 * token + 4)]]});
       result.textContent = reply.error ? reply.error : `${reply.before.reply === reply.after.reply ? "Same answer" : `\u201c${reply.before.reply}\u201d becomes \u201c${reply.after.reply}\u201d`}; the true answer costs ${reply.before.loss.toFixed(3)} \u2192 ${reply.after.loss.toFixed(3)} nats per token.`;
     };
-    this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), el("button", {type: "button", class: "dk-ablate", onclick: () => ask().catch(this.box.fail)}, `Grey this patch and ask ${this.title(m)} again`), result);
+    this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), button(`Grey this patch and ask ${this.title(m)} again`, () => ask().catch(this.box.fail), {class: "dk-ablate"}), result);
   }
 
   // --- pointing
@@ -638,22 +664,21 @@ class AttentionView {
     this.point(this.centre({picture, x, y}) || from, true);
   }
   listen() {
-    const guard = this.box.guard;
-    this.canvas.addEventListener("pointermove", guard(e => { const p = this.patchAt(e), q = this.hover.patch; if (JSON.stringify(p) !== JSON.stringify(q)) this.point(p); }));
-    this.canvas.addEventListener("pointerleave", guard(() => this.point(null)));
-    this.canvas.addEventListener("click", guard(e => { const p = this.patchAt(e); this.point(JSON.stringify(p) === JSON.stringify(this.state.patch) ? null : p, true); }));
-    this.canvas.addEventListener("keydown", guard(e => {
+    on(this.canvas, "pointermove", e => { const p = this.patchAt(e), q = this.hover.patch; if (JSON.stringify(p) !== JSON.stringify(q)) this.point(p); });
+    on(this.canvas, "pointerleave", () => this.point(null));
+    on(this.canvas, "click", e => { const p = this.patchAt(e); this.point(JSON.stringify(p) === JSON.stringify(this.state.patch) ? null : p, true); });
+    on(this.canvas, "keydown", e => {
       const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key];
       if (move && !e.altKey && !e.ctrlKey && !e.metaKey) { this.step(...move); e.preventDefault(); e.stopPropagation(); }
-    }));
-    this.ui.words.addEventListener("pointerover", guard(e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); }));
-    this.ui.words.addEventListener("pointerleave", guard(() => this.peek(null)));
-    this.ui.words.addEventListener("click", guard(e => { const chip = e.target.closest(".dk-token"); if (chip) this.pick(Number(chip.dataset.row), e); }));
-    this.ui.words.addEventListener("focusin", guard(e => { const chip = e.target.closest(".dk-token"); if (chip && !chip.matches(":active") && this.keyed) this.select([Number(chip.dataset.row)]); }));
-    this.ui.words.addEventListener("keydown", guard(e => this.wordKey(e)));
-    this.list.addEventListener("pointerover", guard(e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); }));
-    this.list.addEventListener("pointerleave", guard(() => this.peek(null)));
-    this.box.root.addEventListener("keydown", guard(e => this.key(e)));
+    });
+    on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
+    on(this.ui.words, "pointerleave", () => this.peek(null));
+    on(this.ui.words, "click", e => { const chip = e.target.closest(".dk-token"); if (chip) this.pick(Number(chip.dataset.row), e); });
+    on(this.ui.words, "focusin", e => { const chip = e.target.closest(".dk-token"); if (chip && !this.roving && chip.matches(":focus-visible")) this.select([Number(chip.dataset.row)]); });
+    on(this.ui.words, "keydown", e => this.wordKey(e));
+    on(this.list, "pointerover", e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); });
+    on(this.list, "pointerleave", () => this.peek(null));
+    on(this.box.root, "keydown", e => this.key(e));
   }
   peek(row) { if (row !== this.hover.row) { this.hover.row = row; this.show(); } }
   pick(row, e) {
@@ -663,7 +688,7 @@ class AttentionView {
     else this.select([row]);
     this.rove(row);
   }
-  rove(row) { this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); this.keyed = false; this.chips[row].focus({preventScroll: true}); }
+  rove(row) { this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); this.roving = true; this.chips[row].focus({preventScroll: true}); this.roving = false; }
   wordKey(e) {
     const chip = e.target.closest(".dk-token");
     if (!chip || e.ctrlKey || e.metaKey || e.altKey) return;
@@ -682,28 +707,33 @@ class AttentionView {
     if (run) { run(); e.preventDefault(); e.stopPropagation(); }
   }
   help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").flatMap((k, i) => [i ? " " : "", k === "+" ? k : el("kbd", {}, k)])), el("td", {}, what)))))); }
+  about() {
+    const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b));
+    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)), L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}`)),
+      L.maps.map(m => line("maps", `${m.model}, ${m.method}, ${m.head == null ? "mean over heads" : "head " + (m.head + 1)}: layers ${m.layers.map(l => l + 1).join(", ")}; ${m.rows.length} tokens`)))));
+  }
   keep() {
     const {width, height} = this.shape, canvas = el("canvas", {width: 2 * width + 40, height: 2 * height + 100}), pen = canvas.getContext("2d");
     pen.fillStyle = getComputedStyle(this.box.root).backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height);
     const view = el("canvas", {width: 2 * width, height: 2 * height});
     this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, 60);
-    pen.fillStyle = getComputedStyle(this.box.root).color; pen.font = "24px system-ui, sans-serif"; pen.fillText(this.readout.textContent, 20, 38, 2 * width);
+    pen.fillStyle = getComputedStyle(this.box.root).color; pen.font = "24px " + FONT; pen.fillText(this.readout.textContent, 20, 38, 2 * width);
     offerPicture(this.box, canvas, "attention.png", this.readout.textContent);
   }
 }
 
 const LOOK = `
-.dk-push{flex:1}.dk-layers{color:var(--soft);font-size:12px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
-.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 62px;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
+.dk-push{flex:1 0 0}.dk-layers{color:var(--soft);font-size:12px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
+.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 135px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
 .dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
-.dk-small{font-size:12px;margin-top:6px}.dk-replies{display:flex;flex-direction:column;color:var(--soft);min-width:0}.dk-replies b{font-weight:600}
-.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0}.dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;gap:10px;align-content:start;grid-template-columns:repeat(auto-fit,minmax(270px,1fr));align-items:start}
-@container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
+.dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}.dk-replies bdi{min-width:0;overflow-wrap:anywhere}.dk-list,.dk aside{contain:layout style}
+.dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
+.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{columns:300px;column-gap:18px}.dk aside>div{break-inside:avoid;margin-bottom:12px}
+@container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{columns:auto}}
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.dk-list{max-height:260px;overflow:auto;border-top:1px solid var(--line)}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
+.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:88px}.dk-distances th .dk-link{max-width:none}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
 `;
 
 async function explore(host, channel) {

@@ -34,11 +34,16 @@ async function fromBase64(text) {
 
 // --- elements ------------------------------------------------------------------------------------------------------------------
 
+/** Listen; what goes wrong is shown by the frame around the node, where a browser would only log it. */
+function on(node, type, run) {
+  node.addEventListener(type, e => { try { run(e); } catch (problem) { const box = node.closest(".dk"); if (box) box.fail(problem); throw problem; } });
+}
+
 /** An element; `on…` properties are listeners, `class`, `role`, `aria-…`, `data-…` attributes, the rest properties. Strings become text. */
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
-    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    if (key.startsWith("on")) on(node, key.slice(2), value);
     else if (/^(class|role|tabindex|for|colspan|scope|style)$|^(aria|data)-/.test(key)) node.setAttribute(key, value);
     else node[key] = value;
   }
@@ -57,9 +62,11 @@ function chooser(label, options, value, onchange, title = "") {
   return {node: el("label", {class: "dk-field"}, label, select), fill, select};
 }
 
+const button = (text, run, props = {}) => el("button", {type: "button", onclick: run, ...props}, text);
+
 /** Buttons of which one is pressed. */
 function segments(label, options, onchange) {
-  const buttons = options.map(([value, text, title]) => el("button", {type: "button", title: title || "", "data-value": value, onclick: () => onchange(value)}, text));
+  const buttons = options.map(([value, text]) => button(text, () => onchange(value), {"data-value": value}));
   const show = value => buttons.forEach(b => b.setAttribute("aria-pressed", b.dataset.value === value));
   return {node: el("div", {class: "dk-segments", role: "group", "aria-label": label}, buttons), show};
 }
@@ -90,6 +97,7 @@ function colours(name) {
 
 // --- numbers -------------------------------------------------------------------------------------------------------------------
 
+const FONT = "system-ui, sans-serif";
 const sum = values => { let s = 0; for (const v of values) s += v; return s; };
 
 function quantile(values, q) {
@@ -128,16 +136,16 @@ function frame(host, label) {
   const root = el("section", {class: "dk", "aria-label": label, "data-lm-suppress-shortcuts": "true"}, el("style", {}, STYLE), error, body, live, over);
   host.replaceChildren(root);
   const fail = problem => { error.hidden = false; error.textContent = problem && problem.message ? problem.message : String(problem); };
-  const guard = fn => (...args) => { try { return fn(...args); } catch (problem) { fail(problem); throw problem; } };
+  root.fail = fail;
   let back = null;
   const close = () => { over.hidden = true; over.replaceChildren(); if (back) back.focus(); };
   const open = (title, ...content) => {
     back = document.activeElement; over.hidden = false; over.setAttribute("aria-label", title);
-    over.replaceChildren(el("div", {class: "dk-row"}, el("h3", {}, title), el("button", {type: "button", onclick: close}, "Close (Esc)")), ...content);
+    over.replaceChildren(el("div", {class: "dk-row"}, el("h3", {}, title), button("Close (Esc)", close)), ...content);
     over.focus({preventScroll: true});
   };
-  over.addEventListener("keydown", e => { e.stopPropagation(); if (e.key === "Escape") close(); });
-  return {root, body, fail, guard, open, close, say: text => { live.textContent = text; }};
+  on(over, "keydown", e => { e.stopPropagation(); if (e.key === "Escape") close(); });
+  return {root, body, fail, open, close, say: text => { live.textContent = text; }};
 }
 
 /** Show a canvas as a picture that can be kept; works without permission to download, too. */

@@ -1,0 +1,149 @@
+"A bundle reads back exactly, keeps the mass of every row, and turns whatever is damaged into one sentence."
+import io
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from readme import ROOT
+
+from drivekd.distill.capabilities import DRIVING, layer_indices, layer_plan, make_recipe
+from drivekd.workbench import bundle as B
+
+SHIPPED = ROOT / "data/explorers/miniature.safetensors"
+PICTURES = {"CAM_FRONT": Image.new("RGB", (32, 18), "#789"), "CAM_BACK": Image.new("RGB", (32, 18), "#987")}
+
+
+def made(store="uint8", **options):
+    rng = np.random.default_rng(0)
+    maps = {"big": {l: rng.dirichlet(np.ones(9), (2, 5))[..., :8] for l in range(4)}, "small": {l: rng.dirichlet(np.ones(3), 5)[:, :2] for l in range(3)}}
+    return B.bundle_of("is the car moving Yes".split(), maps, PICTURES, roles={"big": "teacher", "small": "student"}, answer_from=4, recipe=make_recipe("agp"), store=store,
+                       objects=[B.SceneObject("c1", 0, (0.2, 0.3)), B.SceneObject("car", 1, None, (0.1, 0.2, 0.5, 0.6))], **options)
+
+
+def broken(header):
+    "A bundle's file whose words were changed by `header`."
+    data = made().to_bytes()
+    n = int.from_bytes(data[:8], "little")
+    outer = json.loads(data[8:8 + n])
+    words = json.loads(outer["__metadata__"]["drivekd"])
+    header(words)
+    outer["__metadata__"]["drivekd"] = json.dumps(words)
+    text = json.dumps(outer).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + n:]
+
+
+@pytest.mark.parametrize("store", B.STORES)
+def test_what_is_written_reads_back_exactly(tmp_path, store):
+    first = made(store)
+    again = B.read(first.write(tmp_path / "a.safetensors"))
+    assert again.to_bytes() == first.to_bytes() and [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    assert (again.tokens, again.cameras, again.objects, again.plans, again.question, again.answer, dict(again.source)) == \
+           (first.tokens, first.cameras, first.objects, first.plans, first.question, first.answer, dict(first.source))
+    for a, b in zip(first.maps, again.maps, strict=True): assert np.array_equal(a.codes, b.codes) and a.codes.dtype == b.codes.dtype and np.array_equal(a.scale, b.scale)
+
+
+@given(arrays(np.float64, (3, 7), elements=st.floats(0, 1) | st.floats(0, 1e-9)), st.sampled_from(B.STORES))
+def test_packing_keeps_the_mass_of_every_row_and_stays_close(values, store):
+    back = B.unpack(*B.pack(values, store))
+    assert np.allclose(back.sum(1), values.sum(1), rtol=2e-3 if store == "float16" else 1e-5, atol=1e-30)
+    assert np.all(np.abs(back - values) <= 0.005 * values.max(1, keepdims=True) + 1e-30)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_one_sentence(data):
+    with pytest.raises(B.BundleError) as caught: B.from_bytes(data)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("cut", range(0, 2500, 97))
+def test_a_cut_file_is_one_sentence(cut):
+    with pytest.raises(B.BundleError, match="damaged"): B.from_bytes(made().to_bytes()[:cut])
+
+
+def test_pickles_and_archives_are_never_opened(tmp_path):
+    class Bomb:
+        def __reduce__(self): return (open, (str(tmp_path / "boom"), "w"))
+    archive = io.BytesIO()
+    np.savez(archive, a=np.array([Bomb()], dtype=object))
+    for data in (pickle.dumps(Bomb()), archive.getvalue()):
+        with pytest.raises(B.BundleError, match="pickle or an archive"): B.from_bytes(data)
+    assert not (tmp_path / "boom").exists()
+
+
+DAMAGES = {
+    "a row that is no token": lambda w: w["maps"][0]["rows"].__setitem__(0, 99),
+    "a layer that the model lacks": lambda w: w["maps"][0]["layers"].__setitem__(0, 44),
+    "a map of nobody": lambda w: w["maps"][0].update(model="me"),
+    "an unknown method": lambda w: w["maps"][0].update(method="guess"),
+    "a token outside its text": lambda w: w["tokens"][0].update(end=10_000),
+    "an object outside its picture": lambda w: w["objects"][0].update(point=[3, 3]),
+    "an object of no picture": lambda w: w["objects"][0].update(picture=9),
+    "two models of one name": lambda w: w["models"][1].update(name="big"),
+    "an unknown field": lambda w: w["models"][1].update(code="import os"),
+    "another kind": lambda w: w.update(kind="something else"),
+    "no tokens": lambda w: w.update(tokens=[]),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_words_that_do_not_fit_the_arrays_are_one_sentence(what):
+    with pytest.raises(B.BundleError) as caught: B.from_bytes(broken(DAMAGES[what]), "x.safetensors")
+    assert str(caught.value).startswith("x.safetensors") and "\n" not in str(caught.value)
+
+
+def test_an_untouched_header_is_not_damaged(): assert B.from_bytes(broken(lambda w: None)).to_bytes()
+
+
+def test_size_is_said_before_writing_and_a_limit_holds(tmp_path):
+    first = made()
+    assert abs(sum(B.sizes(first).values()) - len(first.to_bytes())) < 4000  # names and offsets of the arrays
+    with pytest.raises(B.BundleError, match=r"would have .* MB \(.*maps.*above the limit.*fewer rows"): first.write(tmp_path / "a", limit=500)
+    assert not list(tmp_path.iterdir())
+
+
+def test_expected_bytes_of_a_recording_bound_its_maps():
+    m = made().find("small")
+    assert m.codes.nbytes + m.scale.nbytes <= B.expected_bytes(3, 5, 2)
+
+
+@pytest.mark.parametrize("name", [c.name for c in DRIVING])
+def test_presets_are_the_layers_of_the_loss(name):
+    [plan] = [p for p in made().plans if p.capability == name]
+    signal = next(c.signal for c in DRIVING if c.name == name)
+    assert plan.pairs == layer_plan(signal, 3, 4) and [s for s, _ in plan.pairs] == list(layer_indices(signal.layers, 3))
+
+
+def test_picking_keeps_numbers_and_renumbers_rows():
+    whole, part = made(), B.pick(made(), rows=(4, 1), layers={"big": (2,)}, heads=False)
+    assert [t.text for t in part.tokens] == ["Yes", "the"] and [m.name for m in part.models] == ["big"] and part.plans == ()
+    of = {row: part.values("big", 2)[place] for place, row in enumerate(part.find("big").rows)}
+    assert np.array_equal(of[0], whole.values("big", 2)[4]) and np.array_equal(of[1], whole.values("big", 2)[1])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(boxes=[[0, 0, 1, 2]]), "leads outside"), (dict(boxes=[[0.6, 0, 0.5, 1]]), "turned round"), (dict(picture=[0, 1]), "one picture, box"), (dict(boxes=[[0, 0, np.nan, 1]]), "leads outside")])
+def test_geometry_refuses_boxes_that_are_none(change, message):
+    with pytest.raises(B.BundleError, match=message): B.Geometry(**{"picture": [0], "boxes": [[0, 0, 1, 1]], "overview": [False], **change})
+
+
+def test_the_shipped_bundle_is_small_and_complete():
+    shipped = B.read(SHIPPED)
+    assert SHIPPED.stat().st_size <= 1_500_000 and len(shipped.cameras) == 6
+    assert [m.role for m in shipped.models] == ["teacher"] * 3 + ["student"] and {p.capability for p in shipped.plans} == {"perception", "reasoning", "planning"}
+    assert {m.method for m in shipped.maps} == set(B.METHODS) and any(m.head is not None for m in shipped.maps)
+    for m in shipped.maps:
+        if m.share is not None: assert np.allclose(m.share.sum(2), 1, atol=1e-4) and np.allclose(m.values.sum(2), m.share[..., 0], rtol=1e-3, atol=1e-4)
+        if m.method == "rollout": assert (m.values.sum(2) <= 1.001).all()
+
+
+def test_reading_a_bundle_imports_no_torch():
+    code = f"import sys; from drivekd.workbench.bundle import read; from drivekd.workbench.explorers import AttentionExplorer; AttentionExplorer(read({str(SHIPPED)!r})).page(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"
