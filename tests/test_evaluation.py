@@ -18,6 +18,7 @@ from drivekd.data.formats import Turn
 from drivekd.data.images import ImageRef
 from drivekd.data.records import VQARecord, read_records
 from drivekd.models.families import InternVL
+from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import VLM, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
 from drivekd.runs.evaluation import evaluation_of, quiz_from_file, settings_of
@@ -251,6 +252,15 @@ def test_what_a_processor_refuses_costs_one_question(quiz, place, novice, tmp_pa
     found = quiz_from_file(write(place, rows, "long.json"), "", 0, 0).items
     replies, left, _ = ask(novice, found, CLEAN, AnswerLog(tmp_path / "log"), shortly(), "m", progress=False)
     assert len(replies) == 2 and [(u.id, u.code) for u in left] == [(found[1].id, "refused")]
+
+
+@pytest.mark.parametrize("family", MINIATURES)
+def test_every_family_is_asked_with_pictures_black_ones_and_none(quiz, family, tmp_path):
+    vlm = miniature_vlm(family, [t for _, _, *both in ASKED for t in both], vocab_size=400)
+    for how in ("absent", "black"):
+        for setting in (CLEAN, BLIND):
+            replies, left, _ = ask(vlm, quiz.items[:3], setting, AnswerLog(tmp_path / "log"), shortly(text_only=how), "m", progress=False)
+            assert len(replies) == 3 and not left
 
 
 def test_a_damaged_picture_costs_the_questions_about_it(quiz, place, novice, tmp_path):

@@ -136,9 +136,15 @@ def asking_of(
 
 
 @refusals()
-def model_of(path: str, dtype: str, device: str) -> VLM:
+def model_of(
+    path: str,  # folder or hub id
+    dtype: str,
+    device: str,
+    max_tiles: int = 0,  # 0: as the checkpoint says, here and below
+    max_pixels: int = 0,
+) -> VLM:
     "The model that is asked."
-    return load_vlm(find(path), dtype, device)
+    return load_vlm(find(path), dtype, device, max_tiles or None, max_pixels or None)
 
 # %% ../../nbs/api/runs/04_evaluation.ipynb #56731d6c
 GIVEN = Setting("given", "reference", None, "replies that the file brings along", "exact")  # under which setting they were made it does not say

@@ -21,9 +21,16 @@ def locked(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+        if file.seek(0, os.SEEK_END): _drop_half_a_line(file)
         yield file
+
+
+def _drop_half_a_line(file: BinaryIO) -> None:
+    "Cut off what follows the last line end."
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) == b"\n": return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
 
 # %% ../../nbs/api/study/07a_answerlog.ipynb #2c7ce282
 def _row(line: bytes, path: Path, number: int) -> dict:
