@@ -20,11 +20,12 @@ from drivekd.data.records import VQARecord, read_records
 from drivekd.models.families import InternVL
 from drivekd.models.loading import VLM, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
-from drivekd.runs.evaluation import quiz_from_file, settings_of
+from drivekd.runs.evaluation import evaluation_of, quiz_from_file, settings_of
+from drivekd.runs.evaluation_report import robustness_rows, robustness_table
 from drivekd.runs.parameters import RunError
 from drivekd.runs.runner import run
 from drivekd.study.answerlog import AnswerLog
-from drivekd.study.asking import Asking, ask, given_replies, model_digest, picture_opener, prepared
+from drivekd.study.asking import Asking, Reply, ask, given_replies, model_digest, picture_opener, prepared
 from drivekd.study.drivebench import BUCKETS, bucket_of, chosen, named_pictures, prompted, routed, triad, unseen_cameras
 from drivekd.study.intervals import Interval
 from drivekd.study.judges import Judgement
@@ -345,6 +346,16 @@ def test_drivelms_score_is_there_only_with_all_four_parts(quiz):
     assert found.parts["accuracy"] == pytest.approx(.2) and found.parts["match"] == pytest.approx(.2) and found.parts["judge"] == pytest.approx(.4)
 
 
+def test_a_familys_right_choices_are_counted_in_all_its_settings(quiz):
+    settings = {name: setting_of(name) for name in ("clean", "NoImage", "Rain", "Fog")}
+    right, wrong = ({i.id: Reply(said if i.bucket.way == "MCQ" else "?", False) for i in quiz.items for said in [i.form.truth if good else "none"]} for good in (True, False))
+    found = evaluation_of(quiz, settings, {name: (wrong if name == "Fog" else right, [], 0, 0.0) for name in settings}, exact_judge, 1, {})
+    rows = dict(robustness_rows(found))
+    page = robustness_table(robustness_rows(found), found.marks["clean"], "")
+    assert list(rows) == ["clean", "text only", "weather (2 settings)"] and [len(m) for m in rows["weather (2 settings)"]] == [10, 10]
+    assert [cell in page for cell in ("<strong>100</strong>", "<strong>50</strong>")] == [True, True]
+
+
 # the run
 
 def test_settings_have_any_spelling_and_corruptions_come_with_both_references():
@@ -400,6 +411,14 @@ def test_a_language_model_judges_several_runs_and_their_spread_is_shown(place, t
         assert asked == len(server.asked)  # judgements are kept
     score = json.loads((tmp_path / "result.json").read_text())["metrics"]["buckets"]["given"]["planning VQA"]
     assert len(score["runs"]) == 3 and 62 < score["judge"][0] <= 70 and "(3 runs)" in (tmp_path / "report.html").read_text()
+
+
+def test_judging_that_could_cost_too_much_is_refused_before_the_first_call(place, tmp_path, monkeypatch):
+    data = write(place, [entry("f0", *ASKED[4], pred="Slow down.")], "dear.json")
+    with FakeEndpoint(lambda fields, number: pytest.fail("asked")) as server:
+        with pytest.raises(RunError, match="judging may cost"):
+            play("evaluate", tmp_path, monkeypatch, model="pred", data=data, judge=server.url, judge_model="toy", judge_prices="1000 1000", judge_max_cost=0.01, answers=str(tmp_path / "kept"))
+        assert server.asked == [] and not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(("changes", "words"), [

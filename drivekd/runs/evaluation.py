@@ -24,11 +24,11 @@ from .comparison import find, world_cache
 from .parameters import RunError, refusals
 from .runner import project_root
 from ..study.answerlog import AnswerLog
-from ..study.asking import Asking, ask, given_replies, model_digest
+from ..study.asking import Asking, ask, given_replies, model_digest, spoiled
 from ..study.drivebench import Item, LeftOut, chosen, routed, system_prompt
 from ..study.endpoint import Endpoint, EndpointError, api_key
 from ..study.judges import Case, Judge
-from ..study.llm_judge import Budget, LLMJudge
+from ..study.llm_judge import Budget, LLMJudge, refuse_beyond
 from ..study.marks import Descriptions, Mark, case_of, marked, read_descriptions
 from ..study.rule_judge import exact_judge, rule_judge
 
@@ -183,10 +183,12 @@ def evaluate_model(
 ) -> Evaluation:
     "Ask a model in every setting, then judge."
     model, found = model_digest(vlm), {}
-    log = AnswerLog(store / f"{model[:16]}.jsonl")
+    with refusals():
+        log = AnswerLog(store / f"{model[:16]}.jsonl")
+        for setting in settings: spoiled(quiz.items, setting, asking)  # a missing folder or picture shows now, not after hours
     for setting in settings:
         start = time.monotonic()
-        with refusals(): replies, left, there = ask(vlm, quiz.items, setting, log, asking, model)
+        replies, left, there = ask(vlm, quiz.items, setting, log, asking, model)
         found[setting.name] = replies, left, there, time.monotonic() - start
     return evaluation_of(quiz, {s.name: s for s in settings}, found, judge, runs, known)
 
@@ -201,13 +203,20 @@ def evaluation_of(
 ) -> Evaluation:
     "Everything that was asked, with its marks."
     if not any(replies for replies, *_ in found.values()): raise _nothing_asked(found)
-    if isinstance(judge, LLMJudge): print(f"{judge.name}, all settings and runs: {judge.quote(_cases(quiz, found, known), runs)}")
+    if isinstance(judge, LLMJudge): _say_price(judge, _cases(quiz, found, known), runs)
     marks, seconds = {}, {}
     for name, (replies, _, _, asking) in found.items():
         start = time.monotonic()
-        with refusals(): marks[name] = marked(quiz.items, replies, judge, runs, known)
+        marks[name] = marked(quiz.items, replies, judge, runs, known)
         seconds[name] = asking + time.monotonic() - start
     return Evaluation(quiz, dict(settings), marks, {n: left for n, (_, left, _, _) in found.items()}, {n: there for n, (_, _, there, _) in found.items()}, seconds)
+
+
+def _say_price(judge: LLMJudge, cases: Sequence[Case], runs: int) -> None:
+    "What all judging will take, before any of it; too much is refused."
+    quote = judge.quote(cases, runs)
+    print(f"{judge.name}, all settings and runs: {quote}", flush=True)
+    with refusals(): refuse_beyond(judge.budget, quote)
 
 
 def _cases(quiz: Quiz, found: Mapping[str, tuple], known: Descriptions) -> list[Case]:
