@@ -17,7 +17,6 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["drivekd", "drivekd.*"]),
-    package_data={"drivekd.workbench": ["front/*.js"]},
     package_data={"drivekd.workbench": ["front/*.js"]},  # the explorers' front end, written by hand
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
