@@ -92,7 +92,6 @@ COMMANDS = {  # name → module and function that takes the remaining arguments,
     "sweep": ("drivekd.runs.plans", "main", "execute many runs of one notebook"),
     "explore": ("drivekd.workbench.explorers", "main", "write recorded attention as a page that works offline"),
     "world": ("drivekd.data.world", "main", "write the miniature driving world"),
-    "explore": ("drivekd.workbench.explorers", "main", "write an attention bundle as a page that works offline"),
     "bench": ("drivekd.cli", "bench", "what a training step costs (bench step), and a model in the car (bench deploy)"),
 }
 
