@@ -28,7 +28,7 @@ from drivekd.study.endpoint import (
 from drivekd.study.judge_cache import ReplyCache, reply_key
 from drivekd.study.judge_prompts import about_tokens, messages_for, quoted
 from drivekd.study.judges import Case, over_runs, repeat
-from drivekd.study.llm_judge import Budget, LLMJudge, Quote
+from drivekd.study.llm_judge import Budget, LLMJudge, Quote, workers
 from drivekd.study.rubrics import RUBRICS
 
 PLAN, MCQ = RUBRICS["planning VQA"], RUBRICS["perception MCQ"]
@@ -263,6 +263,16 @@ def test_a_service_that_is_gone_is_not_asked_for_every_case():
         with pytest.raises(EndpointError, match="3 requests in a row failed"): LLMJudge(at(fake, retries=0), workers=1, patience=3)(cases(40), progress=False)
         fake.quiet()
         assert len(fake.asked) == 3
+
+
+def test_whoever_waits_is_freed_when_the_work_is_left():
+    begun = threading.Event()
+    def job(stop): begun.set(); return stop.wait(30)
+    with pytest.raises(KeyboardInterrupt), workers(1) as (pool, stop):
+        waiting = pool.submit(job, stop)
+        begun.wait(5)
+        raise KeyboardInterrupt
+    assert waiting.result(5) is True
 
 
 def test_single_failures_leave_their_cases_without_a_score():

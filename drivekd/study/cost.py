@@ -92,7 +92,7 @@ def random_batch(size: Size, device: str, seed: int = 0) -> Batch:
     ids = torch.randint(10, 250, (1, size.tokens), generator=torch.Generator().manual_seed(seed))
     labels = ids.masked_fill(places < size.tokens - answer, -100)
     mask = (places >= before) & (places < before + vision)
-    return Batch(ids, torch.ones_like(ids), labels, mask, None, ["planning"], ["random"], []).to(device)
+    return Batch(ids, torch.ones_like(ids), labels, mask, {}, ["planning"], ["random"], []).to(device)
 
 # %% ../../nbs/api/study/04a_cost.ipynb #83c9f60a
 class Bench:

@@ -325,12 +325,12 @@ class AttentionView {
     const u = this.ui, hasOverview = L.models.some(m => m.overview.some(Boolean));
     this.layersText = el("span", {class: "dk-layers"});
     this.ui.words = this.buildWords();
-    this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-roledescription": "map of attention on the cameras", "aria-describedby": "dk-readout"});
+    this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-describedby": "dk-readout"});
     this.stage = el("div", {class: "dk-stage"}, this.canvas);
     this.readout = el("div", {class: "dk-readout"}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.ablation = el("div");
     this.box.body.replaceChildren(el("style", {}, LOOK),
       el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null, capabilities.length ? u.presets.node : null, this.layersText,
-        el("span", {class: "dk-push"}), button("Picture", () => this.keep(), {title: "picture of this view (p)"}), button("About", () => this.about()), button("Keys", () => this.help(), {title: "all keys (?)"})),
+        el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
       el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
@@ -548,6 +548,7 @@ class AttentionView {
     const look = this.side(side), one = i => { const v = this.looks.row(look, i); return v && sum(v); };
     const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
     const top = token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 : Math.max(1e-9, ...values.filter(v => v != null));
+    this.ui.words.classList.toggle("dk-many", rows.size > 1);
     this.chips.forEach((chip, i) => {
       const known = values[i] != null, v = known ? Math.min(1, values[i] / top) : 0;
       chip.style.backgroundColor = known ? `rgba(${token != null ? "255,140,30" : "70,130,200"},${(0.75 * v).toFixed(3)})` : "";
@@ -591,7 +592,7 @@ class AttentionView {
   }
   showReadout() {
     const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, rows = this.rows(), said = rows.length === 1 ? L.tokens[rows[0]] : null, parts = [];
-    parts.push(said ? `${said.role === "prompt" ? "Before the answer" : `${said.role} token \u201c${said.text.replace(/\n/g, "\u21b5")}\u201d`} (${rows[0] + 1} of ${L.tokens.length})` : `Mean of ${rows.length} tokens`);
+    parts.push(said ? `${said.role === "prompt" ? "Before the answer" : `${said.role} token \u201c${said.text.replace(/\n/g, "\u21b5")}\u201d`} (${rows[0] + 1} of ${L.tokens.length})` : `Mean of ${rows.filter(r => this.looks.row(this.side(s.mode === "b" ? "b" : "a"), r)).length} tokens`);
     for (const w of ["a", "b"]) if (this.now[w]) {
       const cells = this.now[w], shares = L.cameras.map((c, p) => [c.name, this.common.on(cells, p)]).sort((x, y) => y[1] - x[1]), total = sum(cells);
       parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
@@ -717,15 +718,15 @@ class AttentionView {
     pen.fillStyle = getComputedStyle(this.box.root).backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height);
     const view = el("canvas", {width: 2 * width, height: 2 * height});
     this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, 60);
-    pen.fillStyle = getComputedStyle(this.box.root).color; pen.font = "24px " + FONT; pen.fillText(this.readout.textContent, 20, 38, 2 * width);
+    pen.fillStyle = getComputedStyle(this.box.root).color; pen.font = "24px " + FONT; pen.fillText(this.readout.textContent.split(". ")[0], 20, 38, 2 * width);
     offerPicture(this.box, canvas, "attention.png", this.readout.textContent);
   }
 }
 
 const LOOK = `
-.dk-push{flex:1 0 0}.dk-layers{color:var(--soft);font-size:12px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
-.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 135px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
-.dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
+.dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers{color:var(--soft);font-size:12px;flex:1 1 180px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
+.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
+.dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
 .dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}.dk-replies bdi{min-width:0;overflow-wrap:anywhere}.dk-list,.dk aside{contain:layout style}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
 .dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{columns:300px;column-gap:18px}.dk aside>div{break-inside:avoid;margin-bottom:12px}
