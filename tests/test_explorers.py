@@ -266,6 +266,7 @@ def test_sinks_are_masked_on_request(opened):
     assert view(tab, "[view.now.a[0], [...view.now.a].reduce((s, x) => s + x)]") == [0, pytest.approx(1, rel=1e-4)]
 
 
+@pytest.mark.slow
 def test_methods_and_heads_are_offered_where_they_were_recorded(opened, shipped):
     tab = opened(AttentionExplorer(shipped, {"preset": "planning"}).page())
     head, mean = (f"view.looks.row({{model: 'planning', method: 'attention', head: {h}, layers: [6]}}, {len(shipped.tokens) - 3})" for h in ("3", "null"))
@@ -290,6 +291,7 @@ def test_foreign_text_is_shown_literally(opened):
     assert CORPUS[16] in tab.inner_text(".dk-over")
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_view_can_be_kept(opened, shipped):
     tab = opened(AttentionExplorer(shipped).page())
     tab.click("text=Picture")
@@ -317,7 +319,7 @@ def large():
     return B.bundle_of(["word"] * 32, maps, {n: Image.new("RGB", (800, 450)) for n in names}, geometry, roles={"big": "teacher", "small": "student"}, answer_from=20)
 
 
-@pytest.mark.parametrize("which", ["shipped", "large"])
+@pytest.mark.parametrize("which", ["shipped", pytest.param("large", marks=pytest.mark.slow)])
 def test_hover_and_layer_change_take_less_than_50_ms(opened, shipped, which):
     "Of the page's own thread: what else runs on this machine is not its fault."
     tab = opened(AttentionExplorer(shipped if which == "shipped" else large(), {"mode": "all", **({"preset": "reasoning"} if which == "shipped" else {})}).page())
@@ -353,7 +355,7 @@ def test_a_widget_talks_to_its_kernel(opened, shipped):
     assert view(tab, "[view.state.mode, view.state.rows]") == ["difference", [5]]
 
 
-@pytest.mark.parametrize("width", [1400, 820, 390])
+@pytest.mark.parametrize("width", [pytest.param(1400, marks=pytest.mark.slow), 820, 390])
 def test_no_width_scrolls_sideways(opened, shipped, width):
     tab = opened(AttentionExplorer(shipped).page(), width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
