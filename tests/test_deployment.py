@@ -9,6 +9,7 @@ from readme import ROOT
 
 from drivekd.cli import main
 from drivekd.models.batching import Batcher
+from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import evaluating, load_vlm
 from drivekd.study import deployment
 from drivekd.study.deployment import (
@@ -123,10 +124,17 @@ def test_clock_waits_for_a_gpu(monkeypatch):
     assert waited == [torch.device("cuda:1")] * 2 and len(clock.readings) == 2
 
 
-def test_keys_and_values_are_those_of_a_real_cache(vlm, batch):
+@pytest.mark.parametrize("family", sorted(MINIATURES))
+def test_keys_and_values_are_those_of_a_real_cache(family, tmp_path):
+    vlm = miniature_vlm(family, ["What is ahead? the"], vocab_size=400)
+    batcher, conditions = Batcher(vlm, padding_side="left"), Conditions(pictures=2, picture_size=(160, 90), text=80, new_tokens=2, batch=2, warmup=0, repeats=1)
+    batch = batcher(request(batcher, conditions, tmp_path), prompt=True)
     with evaluating(vlm): cache = vlm.model(**batch.model_inputs(), use_cache=True).past_key_values
+    per_token = kv_bytes(vlm, len(batch))  # one more token has come when the last of two is made
     kept = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
-    assert kv_bytes(vlm, batch.input_ids.numel()) == kept
+    found = measure(vlm, conditions, memory=False)
+    assert found["memory_bytes"]["kv_cache"] == kept + per_token
+    assert found["vision_tokens"] == len(batch.columns(0)) == len(batch.encoded[0].patches.boxes) > 2
 
 
 def test_shared_weights_are_counted_once(vlm):

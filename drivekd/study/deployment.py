@@ -29,6 +29,7 @@ from ..data.cameras import CAMERAS
 from ..data.formats import PLACEHOLDER, Turn
 from ..data.images import ImageRef
 from ..data.records import VQARecord
+from ..distill.hooks import attention_modules
 from ..models.batching import Batch, Batcher
 from ..models.loading import VLM, evaluating, load_vlm
 from .cost import peak_memory, versions
@@ -149,11 +150,13 @@ def weight_bytes(vlm: VLM) -> int:
 def kv_bytes(
     vlm: VLM,
     tokens: int,  # that are kept, of all sequences together
+    vision_keys: int = 0,  # likewise, by layers that look at pictures alone
 ) -> int:
     "Bytes of the keys and values of a decoder."
-    config = vlm.model.config.get_text_config()
+    config, layers = vlm.model.config.get_text_config(), [module.is_causal for module in attention_modules(vlm)]
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads  # some configurations leave it to be computed
-    return 2 * len(vlm.llm_layers) * config.num_key_value_heads * head * tokens * vlm.model.dtype.itemsize
+    kept = tokens * sum(layers) + vision_keys * (len(layers) - sum(layers))
+    return 2 * config.num_key_value_heads * head * kept * vlm.model.dtype.itemsize
 
 # %% ../../nbs/api/study/05_deployment.ipynb #fa2535dd
 def _high_water() -> int:
@@ -192,7 +195,8 @@ def _machine(device: torch.device) -> dict[str, object]:
 
 def _lower_bound(vlm: VLM, batch: Batch, new_tokens: int) -> dict[str, int]:
     "Weights, and the keys and values when the last token comes."
-    weights, kept = weight_bytes(vlm), kv_bytes(vlm, len(batch) * (batch.input_ids.shape[1] + new_tokens - 1))
+    vision_keys = 0 if batch.sight is None else batch.sight.shape[2]
+    weights, kept = weight_bytes(vlm), kv_bytes(vlm, len(batch) * (batch.input_ids.shape[1] + new_tokens - 1), len(batch) * vision_keys)
     return {"weights": weights, "kv_cache": kept, "lower_bound": weights + kept}
 
 
@@ -210,7 +214,7 @@ def measure(
     for _ in range(conditions.warmup): ask(vlm, batch, conditions.new_tokens)
     timings = [ask(vlm, batch, conditions.new_tokens) for _ in range(conditions.repeats)]
     found = {"parameters": sum(p.numel() for p in vlm.model.parameters()), "prompt_tokens": batch.input_ids.shape[1],
-             "vision_tokens": int(batch.vision_mask[0].sum()), "first_token_s": spread([t.first_token_s for t in timings]),
+             "vision_tokens": len(batch.columns(0)), "first_token_s": spread([t.first_token_s for t in timings]),
              "tokens_per_s": spread([t.tokens_per_s for t in timings]), "prepare_s": spread([s for _, s in prepared])}
     used = memory_of(vlm, lambda: ask(vlm, batch, conditions.new_tokens)) if memory else {}
     return found | {"memory_bytes": used | _lower_bound(vlm, batch, conditions.new_tokens)}
