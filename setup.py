@@ -16,6 +16,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    package_dir={"": "."},  # an editable install is then a path, which a clone folder called drivekd beside a script cannot hide
     packages=find_packages(include=["drivekd", "drivekd.*"]),
     package_data={"drivekd.workbench": ["front/*.js"]},  # the explorers' front end, written by hand
     python_requires=f">={cfg['min_python']}",
