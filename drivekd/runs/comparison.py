@@ -79,11 +79,11 @@ def check_precisions(**values: str) -> None:
 @refusals()
 def recipe_of(
     preset: str,
-    **options: str | float,  # of `Recipe`; empty text: as the preset says
+    **options: str | float | tuple[str, ...],  # of `Recipe`; empty: as the preset says
 ) -> Recipe:
     "A preset with some options changed; what concerns teachers is left out of a recipe without any."
-    recipe, given = make_recipe(preset), {k: v for k, v in options.items() if v != ""}
-    return with_options(recipe, **{k: v for k, v in given.items() if recipe.capabilities or k == "freeze"})
+    recipe, given = make_recipe(preset), {k: v for k, v in options.items() if v not in ("", ())}
+    return with_options(recipe, **{k: v for k, v in given.items() if recipe.capabilities or k in ("freeze", "train_on")})
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #11f34e08
 def choose_device(name: str = "auto") -> str:
@@ -181,12 +181,13 @@ def teach(
     seed: int = 0,
     device: str = "cpu",
     bf16: bool = False,
+    target_cache: Path | None = None,  # folder that keeps what teachers showed
 ) -> dict[str, float]:  # what `Trainer` measured
     "Train a student by a recipe on laid-out samples; goes on from a checkpoint in `folder`."
     args = DistillationConfig(
         output_dir=str(folder), recipe=to_dict(recipe), max_steps=steps, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
         learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, seed=seed, data_seed=seed, use_cpu=device == "cpu", bf16=bf16,
-        train_sampling_strategy="sequential", logging_strategy="no", log_blocks=10, save_steps=CHECKPOINT, save_total_limit=1, report_to="none")  # telemetry.jsonl holds every step
+        train_sampling_strategy="sequential", logging_strategy="no", log_blocks=10, save_steps=CHECKPOINT, save_total_limit=1, target_cache=str(target_cache) if target_cache else None, report_to="none")  # telemetry.jsonl holds every step
     used = {c.name: teachers[c.name] for c in recipe.capabilities}
     return distill(student, used, plan, args, resume=last_checkpoint(folder) is not None).metrics
 
