@@ -64,11 +64,11 @@ def planned_runs(
     common: Mapping[str, Any] | None = None,  # parameters of every run
     single: Mapping[str, Mapping[str, Any]] | None = None,  # further runs by name
 ) -> list[Planned]:
-    "Every combination, every single run, each with every seed."
+    "Every combination and every single run with the first seed, then with the next: a sweep that is stopped early leaves whole comparisons."
     combinations = [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
     named = [("-".join(_slug(v) for v in c.values()), c) for c in combinations] + [(_slug(n), dict(p)) for n, p in (single or {}).items()]
     named = named or [("run", {})]
-    seeded = [(f"{name}-s{s}", p | {"seed": s}) for name, p in named for s in seeds] if seeds else named
+    seeded = [(f"{name}-s{s}", p | {"seed": s}) for s in seeds for name, p in named] if seeds else named
     return [Planned(name, dict(common or {}) | p) for name, p in seeded]
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #d51302a0
