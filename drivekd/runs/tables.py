@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'HOLDS', 'CONTRADICTED', 'UNDECIDED', 'UNTESTED', 'over_seeds', 'Run', 'Runs', 'planned_folders',
-           'read_runs', 'score', 'difference', 'Claim', 'verdict', 'judged', 'read_claims', 'as_csv', 'as_latex']
+           'read_runs', 'Score', 'score', 'difference', 'Claim', 'verdict', 'judged', 'read_claims', 'as_csv',
+           'as_latex']
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #c12e933f
 import csv
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 
 from .answersheet import read_sheet
@@ -106,7 +107,16 @@ def _check_alike(runs: Sequence[Run]) -> None:
         if changed: raise RunError(f"runs of variant {r.variant} may differ in the seed only, found another {sorted(changed)[0]} in {r.folder.name}; rename one of the folders")
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #c42993bb
-SCORES = {"accuracy": ("right", 100.0, "%", "more"), "answer loss": ("loss", 1.0, "nats per token", "less")}  # name → field of a line, factor, unit, which way is better
+class Score(NamedTuple):
+    "How a field of an answer becomes a number of a table."
+    field: str  # of a line of answers.jsonl
+    factor: float
+    unit: str
+    change: str  # unit of a difference
+    better: str  # "more" or "less"
+    digits: int
+
+SCORES = {"accuracy": Score("right", 100.0, "%", "percentage points", "more", 1), "answer loss": Score("loss", 1.0, "nats per token", "nats per token", "less", 3)}
 
 
 def _mean(lines: Sequence[Mapping[str, Any]], field: str, capability: str | None) -> float:
@@ -122,8 +132,8 @@ def score(
     capability: str | None = None,  # None: plain mean of the capabilities, as the paper's average
 ) -> Interval:
     "A variant's score over seeds, in the unit of `SCORES`."
-    field, factor = SCORES[what][:2]
-    return over_seeds([factor * _mean(r.lines, field, capability) for r in runs.values()])
+    rule = SCORES[what]
+    return over_seeds([rule.factor * _mean(r.lines, rule.field, capability) for r in runs.values()])
 
 
 def difference(
@@ -133,12 +143,11 @@ def difference(
     capability: str | None = None,
 ) -> Interval:  # second minus first
     "Paired by seed and question: each seed compares both variants on the questions they share."
-    field, factor = SCORES[what][:2]
-    changes = []
+    rule, changes = SCORES[what], []
     for seed in sorted(first.keys() & second.keys()):
         a, b = ({line["id"]: line for line in of[seed].lines} for of in (first, second))
         if a.keys() != b.keys(): raise RunError(f"variants are compared on the same questions, found others in {second[seed].folder.name} than in {first[seed].folder.name}; run both with the same world and seed")
-        changes.append(factor * (_mean(list(b.values()), field, capability) - _mean(list(a.values()), field, capability)))
+        changes.append(rule.factor * (_mean(list(b.values()), rule.field, capability) - _mean(list(a.values()), rule.field, capability)))
     return over_seeds(changes)
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #edb7c17d
@@ -176,7 +185,7 @@ def _gain(part: tuple[str, str, str | None], runs: Runs, what: str) -> Interval:
     better, worse, capability = part
     if not {better, worse} <= set(runs.variants): return Interval(math.nan, math.nan, math.nan)
     change = difference(runs.of(worse), runs.of(better), what, capability)
-    return change if SCORES[what][3] == "more" else Interval(-change.estimate, -change.high, -change.low)
+    return change if SCORES[what].better == "more" else Interval(-change.estimate, -change.high, -change.low)
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #c7729eb9
 def read_claims(path: str | Path) -> list[Claim]:
