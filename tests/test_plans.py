@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from test_runner import notebook, wait_for
 
 from drivekd.runs.identity import identity
 from drivekd.runs.parameters import RunError
-from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, read_plan, slots_of, states, sweep
+from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, read_plan, slots_of, state_of, states, sweep
 from drivekd.runs.runner import read_status
 
 PARAMETERS = "x: int = 1\npause: float = 0.0\nseed: int = 0"
@@ -155,3 +156,11 @@ def test_a_dry_run_starts_nothing(plan, tmp_path, capsys):
 
 def test_planned_runs_keep_their_types(plan):
     assert plan(runs={"a": {"x": 2, "pause": 1}}).runs == (Planned("a", {"x": 2, "pause": 1}),)
+
+
+def test_a_run_that_deletes_checkpoints_while_it_is_looked_at_stops_no_sweep(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    (folder / "checkpoint-100").mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid(), "identity": "x"}))
+    monkeypatch.setattr(Path, "rglob", lambda *_: (_ for _ in ()).throw(FileNotFoundError("checkpoint-100")))
+    assert state_of(Planned("run", {}), tmp_path, "x").status == "running"

@@ -105,7 +105,7 @@ class State:
     status: str  # missing, outdated, queued, running, ok, failed, killed, timeout
     seconds: float = 0.0
     note: str = ""  # the cell it is at, or what went wrong
-    bytes: int = 0  # of its folder
+    bytes: int = 0  # of its folder, once it is finished
 
 
 def state_of(
@@ -118,7 +118,8 @@ def state_of(
     if status is None: return State(run.name, "missing")
     known, active = status.get("identity") == identity, status["status"] in ("queued", "running")
     note = f"cell {status.get('cell')} of {status.get('cells')}" if active and status.get("cell") else status.get("error") or ""
-    size = sum(p.stat().st_size for p in (folder / run.name).rglob("*") if p.is_file())
+    # a run that goes on deletes checkpoints meanwhile: only a finished one keeps still
+    size = sum(p.stat().st_size for p in (folder / run.name).rglob("*") if p.is_file()) if status["status"] == "ok" else 0
     return State(run.name, status["status"] if known or active else "outdated", status.get("seconds") or 0.0, note, size)
 
 

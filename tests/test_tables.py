@@ -1,0 +1,121 @@
+"Tables of many runs: honest intervals, pairing by question, missing runs named, nothing from data runs."
+import json
+import math
+from statistics import mean
+
+import pytest
+
+from drivekd.runs.parameters import RunError
+from drivekd.runs.report import html_report
+from drivekd.runs.study_report import claim_table, study_sections, study_tables, write_tables
+from drivekd.runs.tables import (
+    CONTRADICTED,
+    HOLDS,
+    UNDECIDED,
+    UNTESTED,
+    Claim,
+    as_latex,
+    difference,
+    judged,
+    over_seeds,
+    read_claims,
+    read_runs,
+    score,
+)
+
+
+def made_up(root, name, rights, seed=None, status="ok", params=None, ids=None, notebook="student"):
+    "A run folder with one planning question for each right or wrong."
+    folder = root / name
+    folder.mkdir(parents=True)
+    seed = int(name.rsplit("-s", 1)[1]) if seed is None else seed
+    lines = [{"id": ids[i] if ids else f"q{i}", "capability": "planning", "kind": "actions", "group": f"f{i}", "right": bool(r), "unread": False, "chance": .25, "reply": "<script>alert(1)</script>",
+              "loss": 1.5 - r} for i, r in enumerate(rights)]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "result.json").write_text(json.dumps({"seed": seed, "params": params or {"recipe": "ce", "seed": seed}, "metrics": {"gaze_distance": {}, "training_seconds": 1.}, "git": None}))
+    (folder / "status.json").write_text(json.dumps({"status": status, "pid": 2 ** 22 + 1, "notebook": f"nbs/runs/{notebook}.ipynb"}))
+    return folder
+
+
+def test_the_interval_is_students():
+    stats = pytest.importorskip("scipy.stats")
+    for n in (2, 3, 5, 8, 11, 21, 31, 61):
+        values = [float(i * i % 7) for i in range(n)]
+        found, high = over_seeds(values), stats.t.interval(.95, n - 1, mean(values), stats.sem(values))[1]
+        assert found.estimate == mean(values) and found.high - mean(values) == pytest.approx(high - mean(values), rel=1e-3)
+        assert found.high + found.low == pytest.approx(2 * mean(values))
+
+
+def test_between_two_known_degrees_the_interval_is_wider_never_narrower():
+    stats = pytest.importorskip("scipy.stats")
+    for n in range(2, 80):
+        values = [float(i * i % 7) for i in range(n)]
+        assert over_seeds(values).high >= stats.t.interval(.95, n - 1, mean(values), stats.sem(values))[1] * .9995
+
+
+def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
+    made_up(tmp_path, "ce-s1", [0, 0]), made_up(tmp_path, "agp-s1", [1, 1], params={"recipe": "agp", "seed": 1})
+    runs = read_runs([tmp_path])
+    assert score(runs.of("agp")).estimate == 100 and math.isnan(score(runs.of("agp")).low)
+    assert judged(Claim("", (("agp", "ce", None),)), runs)[0] == UNTESTED
+
+
+def test_what_all_seeds_share_cancels_in_a_paired_difference(tmp_path):
+    for seed, easy in ((1, 1), (2, 5), (3, 9)):  # seeds differ widely, the gain is one question of ten each time
+        made_up(tmp_path, f"ce-s{seed}", [1] * easy + [0] * (10 - easy)), made_up(tmp_path, f"agp-s{seed}", [1] * (easy + 1) + [0] * (9 - easy))
+    runs = read_runs([tmp_path])
+    apart, paired = score(runs.of("agp")), difference(runs.of("ce"), runs.of("agp"))
+    assert paired == pytest.approx((10, 10, 10)) and apart.high - apart.low > 100
+    assert judged(Claim("", (("agp", "ce", "planning"),)), runs)[0] == HOLDS
+    assert judged(Claim("", (("ce", "agp", "planning"),)), runs)[0] == CONTRADICTED
+    assert judged(Claim("", (("agp", "ce", "planning"),)), runs, "answer loss")[0] == HOLDS, "a lower loss is a gain"
+
+
+def test_a_claim_of_two_parts_is_no_stronger_than_its_weaker_one(tmp_path):
+    for seed in (1, 2):
+        made_up(tmp_path, f"a-s{seed}", [1, 1]), made_up(tmp_path, f"b-s{seed}", [0, 0]), made_up(tmp_path, f"c-s{seed}", [1, 1] if seed == 1 else [0, 1])
+    runs = read_runs([tmp_path])
+    whole, gains = judged(Claim("", (("a", "b", "planning"), ("a", "c", "planning"))), runs)
+    assert whole == UNDECIDED and gains[0].low > 0 > gains[1].low
+    assert judged(Claim("", (("a", "b", "planning"), ("a", "missing", "planning"))), runs)[0] == UNTESTED
+
+
+def test_runs_on_other_questions_are_not_compared(tmp_path):
+    for seed in (1, 2):
+        made_up(tmp_path, f"ce-s{seed}", [1, 0]), made_up(tmp_path, f"agp-s{seed}", [1, 0], ids=["q0", "elsewhere"])
+    runs = read_runs([tmp_path])
+    with pytest.raises(RunError, match="the same questions, found others in agp-s1"): difference(runs.of("ce"), runs.of("agp"))
+
+
+def test_every_planned_run_is_accounted_for(tmp_path):
+    made_up(tmp_path, "ce-s1", [1]), made_up(tmp_path, "ce-s2", [1], status="failed"), made_up(tmp_path, "ce-s3", [1], status="running")
+    (made_up(tmp_path, "ce-s4", [1], notebook="distill") / "answers.jsonl").unlink()
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [{"name": f"ce-s{n}"} for n in range(1, 6)]}))
+    runs = read_runs([tmp_path])
+    assert [r.seed for r in runs.ok] == [1] and runs.others.keys() == {f"ce-s{n}" for n in range(2, 6)}
+    assert runs.others["ce-s2"] == "failed" and runs.others["ce-s3"] == "killed" and "distill.ipynb" in runs.others["ce-s4"] and runs.others["ce-s5"] == "missing"
+
+
+def test_a_variant_is_one_set_of_parameters_and_a_seed_one_run(tmp_path):
+    made_up(tmp_path / "a", "ce-s1", [1], params={"steps": 3, "seed": 1}), made_up(tmp_path / "a", "ce-s2", [1], params={"steps": 4, "seed": 2})
+    with pytest.raises(RunError, match="may differ in the seed only, found another steps in ce-s2"): read_runs([tmp_path / "a"])
+    made_up(tmp_path / "b", "ce-s1", [1]), made_up(tmp_path / "c", "ce-s1", [1])
+    with pytest.raises(RunError, match="two runs of one seed"): read_runs([tmp_path / "b", tmp_path / "c"])
+    with pytest.raises(RunError, match="there is no folder"): read_runs([tmp_path / "d"])
+
+
+def test_the_page_the_csv_and_the_latex_say_the_same_and_nothing_in_them_runs(tmp_path):
+    for seed in (1, 2): made_up(tmp_path, f"<b>x&y_%-s{seed}", [1, 0])
+    runs = read_runs([tmp_path])
+    claims = [Claim("<img src=x onerror=alert(1)>", (("<b>x&y_%", "none", "planning"),))]
+    page = html_report("t", study_sections(runs, claims), "")
+    assert "<b>x" not in page and "<img src=x" not in page and "&lt;b&gt;x&amp;y_%" in page
+    files = {p.name: p.read_text() for p in write_tables(tmp_path, study_tables(runs, claims))}
+    assert "50.0 [50.0 … 50.0]" in page.replace("</strong> <small>", " ") and '<b>x&y_%,2,50.0 [50.0 … 50.0]' in files["accuracy.csv"]
+    assert r"<b>x\&y\_\% & 2" in files["accuracy.tex"] and as_latex(["a"], [["\\"]]).count(r"\textbackslash{}") == 1
+    assert claim_table(claims, runs).rows[0][1] == UNTESTED
+
+
+def test_a_file_without_claims_says_what_it_must_hold(tmp_path):
+    (tmp_path / "c.yaml").write_text("claims: [[a, b]]")
+    with pytest.raises(RunError, match="must hold `claims`, each with text and parts"): read_claims(tmp_path / "c.yaml")
