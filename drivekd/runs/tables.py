@@ -20,7 +20,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 
-from .answersheet import read_sheet
+from ..data.jsonfiles import read_log
 from .parameters import RunError, read_yaml
 from .runner import read_status
 from ..study.intervals import Interval
@@ -74,7 +74,7 @@ def _read(folder: Path) -> Run | str:
     if status["status"] != "ok": return status["status"]
     if not (folder / "answers.jsonl").is_file(): return f"no answers.jsonl: a run of {Path(status['notebook']).name}, not of student.ipynb"
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return Run(re.sub(r"-s\d+$", "", folder.name), int(result["seed"]), folder, result, read_sheet(folder / "answers.jsonl"))
+    return Run(re.sub(r"-s\d+$", "", folder.name), int(result["seed"]), folder, result, read_log(folder / "answers.jsonl"))
 
 
 def planned_folders(folder: Path) -> list[Path]:
