@@ -12,6 +12,7 @@ from readme import ROOT, readme
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 API = [p for p in NOTEBOOKS if "api" in p.parts]
 RUNS = [p for p in NOTEBOOKS if "runs" in p.relative_to(ROOT / "nbs").parts[:1]]
+LESSONS = [p for p in NOTEBOOKS if "lessons" in p.relative_to(ROOT / "nbs").parts[:1]]
 MODULES = sorted(p for p in (ROOT / "drivekd").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
 LARGEST = 300_000  # bytes of a notebook
 LONGEST = 60  # lines of an exported cell
@@ -85,6 +86,30 @@ def test_run_notebook_has_one_parameters_cell_and_no_absolute_path(path):
     tagged = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1
     assert not re.search(r"""["'(]/\w""", "\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "code"))
+
+
+def prose(path: Path) -> str:
+    return "\n\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
+
+
+@each(LESSONS)
+def test_lesson_opens_with_title_and_ends_with_its_limits(path):
+    assert re.match(r"# .+\n\n> Lesson \d of \d: .+", prose(path))
+    assert re.findall(r"^## (.+)$", prose(path), re.M)[-2:] == ["What this did not show", "Try next"]
+
+
+@each(LESSONS)
+def test_every_exercise_of_a_lesson_has_a_solution_that_is_checked(path):
+    asked = re.findall(r"^### Exercise (\d+)$", prose(path), re.M)
+    solved = [source(cell) for cell in cells(path) if "solution" in cell["metadata"].get("tags", [])]
+    assert asked and not [n for n in asked if not any(f"assert check_{n}(" in s for s in solved)]
+
+
+@each(LESSONS)
+def test_lesson_shows_a_picture_every_few_cells(path):
+    code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
+    pictures = [{"image/png", "image/jpeg"} & {kind for o in cell.get("outputs", []) for kind in o.get("data", {})} for cell in code]
+    assert 5 * sum(map(bool, pictures)) >= len(code)
 
 
 @each([p for p in NOTEBOOKS if p not in API])
