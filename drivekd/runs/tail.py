@@ -292,7 +292,7 @@ _ACTIVE = ("queued", "running")
 class Run:
     "A run folder that is looked at again and again."
 
-    def __init__(self, root: Path, name: str): self.name, self.folder, self.students, self.memory, self.said = name, below(root, name), {}, [], {}
+    def __init__(self, root: Path, name: str): self.name, self.folder, self.students, self.memory, self.said, self.version = name, below(root, name), {}, [], {}, 0
 
     def look(self) -> bool:
         "Read on; whether anything changed."
@@ -301,18 +301,23 @@ class Run:
         self.students = {name: s for name, s in self.students.items() if name in files}
         new = [student.look() for student in self.students.values()]
         self.said = status_of(self.folder)
-        if self.said["status"] in _ACTIVE: self._weigh()
-        return any(new) or self.said != before
+        weighed = self.said["status"] in _ACTIVE and self._weigh()
+        changed = any(new) or self.said != before or weighed
+        self.version += changed
+        return changed
 
-    def _weigh(self) -> None:
-        "Note the memory of its processes, if they are here."
+    def _weigh(self) -> bool:
+        "Note the memory of its processes, if they are here; a change of less than a hundredth is none for half a minute."
         size, processes = memory_of(self.folder)
-        if processes: self.memory = [*self.memory[-1999:], [round(time.time(), 1), size, processes]]
+        at, last, _ = self.memory[-1] if self.memory else (0.0, 0, 0)
+        if not processes or (abs(size - last) < 0.01 * last and time.time() < at + 30): return False
+        self.memory = [*self.memory[-1999:], [round(time.time(), 1), size, processes]]
+        return True
 
     def as_dict(self, limit: int) -> dict:
         "The run for a view."
         students = [s.as_dict(limit) | {"log": trainer_log(s.tail.path.parent)} for s in self.students.values()]
-        return {"name": self.name, **self.said, "parameters": parameters_of(self.folder), "memory": self.memory, "peak": peak_memory(self.folder), "students": students}
+        return {"name": self.name, "version": self.version, **self.said, "parameters": parameters_of(self.folder), "memory": self.memory, "peak": peak_memory(self.folder), "students": students}
 
 
 def peak_memory(folder: Path) -> float | None:  # GB
