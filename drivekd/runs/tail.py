@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .runner import _members, read_status
+from .runner import members, read_status
 
 # %% ../../nbs/api/runs/06_tail.ipynb #118b9064
 AT_ONCE = 16_000_000  # bytes of one look; the rest waits for the next, so that a view of a long run opens at once
@@ -258,7 +258,7 @@ def parameters_of(folder: Path) -> dict[str, str]:
 
 def memory_of(folder: Path) -> tuple[int, int]:  # bytes, processes
     "Main memory of a run's processes on this machine."
-    sizes = [_resident(p) for p in _members(folder)]
+    sizes = [_resident(p) for p in members(folder)]
     return sum(sizes), sum(size > 0 for size in sizes)
 
 

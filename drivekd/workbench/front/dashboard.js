@@ -4,7 +4,7 @@ const INKS = ["#3b82c4", "#e08a2e", "#2e9e77", "#c2549d", "#8a8f98", "#7d6bd0", 
 const SECTIONS = [["overview", "Overview"], ["losses", "Losses"], ["weights", "Weights"], ["cosines", "Cosines"], ["fired", "What fired"], ["machine", "Machine"], ["log", "Trainer\u2019s log"]];
 const BADGES = {running: "\u25b6", queued: "\u2026", ok: "\u2713", failed: "\u2715", killed: "\u2715", timeout: "\u2715", refused: "\u2298"};
 const EVERY = 2000;  // milliseconds between two looks of the kernel
-const HELP = [["1 \u2026 7", "section"], ["\u2190 \u2192", "step under the line; with Shift ten at a time"], ["Home End", "first, last step"], ["+ \u2212 0", "zoom in, out, everything; or drag across a chart"], ["t", "steps or time"], ["l", "logarithmic"], ["m", "smoothing"],
+const KEYS = [["1 \u2026 7", "section"], ["\u2190 \u2192", "step under the line; with Shift ten at a time"], ["Home End", "first, last step"], ["+ \u2212 0", "zoom in, out, everything; or drag across a chart"], ["t", "steps or time"], ["l", "logarithmic"], ["m", "smoothing"],
   ["Space", "pause or go on (live)"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
 
 // --- numbers ---------------------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ function curveOf(student, key, byTime) {
 
 // --- one chart -------------------------------------------------------------------------------------------------------------------------
 
-const FACE = "11px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif", LEFT = 46, BOTTOM = 18, TOP = 6, RIGHT = 8;
+const FACE = "11px " + FONT, LEFT = 46, BOTTOM = 18, TOP = 6, RIGHT = 8;
 
 class Chart {
   constructor(view, spec) {
@@ -100,11 +100,11 @@ class Chart {
     this.legend = el("div", {class: "dk-legend"});
     this.node = el("figure", {class: "dk-chart", "data-panel": spec.key}, el("figcaption", {}, el("b", {}, spec.title), spec.note ? el("span", {}, spec.note) : null), el("div", {class: "dk-plot"}, this.base, this.over), this.legend);
     const at = e => this.toX(e.clientX - this.over.getBoundingClientRect().left);
-    this.over.addEventListener("pointermove", e => { if (this.from != null) this.mark = [this.from, at(e)]; if (!spec.own) view.point(at(e)); });
-    this.over.addEventListener("pointerleave", () => { if (!spec.own) view.point(null); });
-    this.over.addEventListener("pointerdown", e => { if (!spec.own) { this.from = at(e); this.over.setPointerCapture(e.pointerId); } });
-    this.over.addEventListener("pointerup", e => { const from = this.from; this.from = this.mark = null; if (from != null && Math.abs(this.px(at(e)) - this.px(from)) > 8) view.zoom([from, at(e)].sort((a, b) => a - b)); });
-    this.over.addEventListener("dblclick", () => view.zoom(null));
+    on(this.over, "pointermove", e => { if (this.from != null) this.mark = [this.from, at(e)]; if (!spec.own) view.point(at(e)); });
+    on(this.over, "pointerleave", () => { if (!spec.own) view.point(null); });
+    on(this.over, "pointerdown", e => { if (!spec.own) { this.from = at(e); this.over.setPointerCapture(e.pointerId); } });
+    on(this.over, "pointerup", e => { const from = this.from; this.from = this.mark = null; if (from != null && Math.abs(this.px(at(e)) - this.px(from)) > 8) view.zoom([from, at(e)].sort((a, b) => a - b)); });
+    on(this.over, "dblclick", () => view.zoom(null));
   }
   fit(width) {
     this.w = width; this.h = 150;
@@ -203,6 +203,7 @@ class DashboardView {
     this.channel = channel; this.box = frame(host, "Run dashboard"); this.runs = new Map(found.runs.map(r => [r.name, r])); this.listed = found.listed; this.made = found.made;
     this.state = {shown: found.runs.map(r => r.name), hidden: [], section: "overview", axis: "step", log: false, smooth: 1, window: null};
     this.cursor = null; this.live = Boolean(channel.ask); this.paused = false; this.inks = new Map(); this.charts = [];
+    this.box.root.classList.add("dk-dash");
     this.accept(channel.get());
     this.build();
     channel.on(() => { this.accept(channel.get()); this.renew(); });
@@ -248,21 +249,21 @@ class DashboardView {
   // --- elements
 
   build() {
-    const guard = this.box.guard, s = this.state;
+    const s = this.state;
     this.table = el("div", {class: "dk-runs", role: "region", "aria-label": "Runs", tabindex: 0});
-    this.sections = segments("Section", SECTIONS.map(([k, t]) => [k, t]), guard(section => this.change({section})));
-    this.axis = segments("Across", [["step", "Steps"], ["time", "Time"]], guard(axis => this.change({axis, window: null})));
-    this.log = toggle("log", guard(log => this.change({log})), "logarithmic where all is positive");
-    this.smooth = chooser("smoothing", [[1, "none"], [5, "5 points"], [21, "21 points"]], s.smooth, guard(v => this.change({smooth: Number(v)})));
+    this.sections = segments("Section", SECTIONS.map(([k, t]) => [k, t]), section => this.change({section}));
+    this.axis = segments("Across", [["step", "Steps"], ["time", "Time"]], axis => this.change({axis, window: null}));
+    this.log = toggle("log", log => this.change({log}), "logarithmic where all is positive");
+    this.smooth = chooser("smoothing", [[1, "none"], [5, "5 points"], [21, "21 points"]], s.smooth, v => this.change({smooth: Number(v)}));
     this.pulse = el("span", {class: "dk-pulse"});
-    this.pause = el("button", {type: "button", hidden: !this.live, onclick: guard(() => this.hold())}, "Pause");
+    this.pause = button("Pause", () => this.hold(), {hidden: !this.live});
     this.grid = el("div", {class: "dk-grid"}); this.readout = el("p", {class: "dk-note dk-readout"});
-    this.whole = el("button", {type: "button", hidden: true, onclick: guard(() => this.zoom(null))}, "Whole run");
-    this.box.body.append(el("style", {}, GARB), el("div", {class: "dk-row"}, el("h3", {class: "dk-title"}, "Runs"), this.pulse, this.pause, el("span", {class: "dk-push"}),
-      el("button", {type: "button", onclick: guard(() => this.keep()), title: "picture of this view (p)"}, "Picture"), el("button", {type: "button", onclick: () => this.help(), "aria-label": "keys"}, "?")),
+    this.whole = button("Whole run", () => this.zoom(null), {hidden: true});
+    this.box.body.append(el("style", {}, LOOK), el("div", {class: "dk-row"}, el("h3", {class: "dk-title"}, "Runs"), this.pulse, this.pause, el("span", {class: "dk-push"}),
+      button("Picture", () => this.keep(), {title: "picture of this view (p)"}), button("Keys", () => this.help())),
     this.table, el("div", {class: "dk-row dk-tools"}, this.sections.node, el("span", {class: "dk-push"}), this.whole, this.axis.node, this.log.node, this.smooth.node), this.grid, this.readout);
-    this.box.root.addEventListener("keydown", guard(e => this.key(e)));
-    if (!this.channel.kernel) document.addEventListener("keydown", guard(e => { if (e.target === document.body) this.key(e); }));  // a page is all ours
+    on(this.box.root, "keydown", e => this.key(e));
+    if (!this.channel.kernel) on(document, "keydown", e => { if (e.target === document.body) this.key(e); });  // a page is all ours
   }
   renew() {
     const s = this.state;
@@ -293,9 +294,9 @@ class DashboardView {
   }
   runRow(listed, students) {
     const name = listed.name, run = this.runs.get(name), said = run || listed, on = this.state.shown.includes(name), bad = ["failed", "killed", "timeout", "refused"].includes(said.status);
-    const tick = el("input", {type: "checkbox", checked: on, disabled: !this.live && !run, onchange: this.box.guard(e => this.choose(name, e.target.checked)), "data-focus": "run " + name, "aria-label": "show " + name});
+    const tick = el("input", {type: "checkbox", checked: on, disabled: !this.live && !run, onchange: e => this.choose(name, e.target.checked), "data-focus": "run " + name, "aria-label": "show " + name});
     const last = (s, key) => { const c = s.curves[key]; return c ? c.findLast(v => v != null) : null; }, of = key => students.map(s => brief(last(s, key))).join(" \u00b7 ") || "\u2013";
-    const chips = students.map(s => el("button", {type: "button", class: "dk-chip", "aria-pressed": String(!this.state.hidden.includes(s.key)), "data-focus": "chip " + s.key, title: s.flaws.length ? `line ${s.flaws.join(", ")} of its telemetry cannot be read: a gap` : "show or hide", onclick: this.box.guard(() => this.flip(s.key))},
+    const chips = students.map(s => el("button", {type: "button", class: "dk-chip", "aria-pressed": String(!this.state.hidden.includes(s.key)), "data-focus": "chip " + s.key, title: s.flaws.length ? `line ${s.flaws.join(", ")} of its telemetry cannot be read: a gap` : "show or hide", onclick: () => this.flip(s.key)},
       el("i", {style: `background:${s.ink}`}), s.name, s.flaws.length ? " \u26a0" : ""));
     const memory = run && run.memory.length ? gigabytes(run.memory.at(-1)[1]) : run && run.peak != null ? run.peak.toFixed(1) + " GB peak" : "\u2013";
     const cells = [el("label", {class: "dk-name"}, tick, el("bdi", {}, name)), el("span", {class: "dk-badge dk-" + (bad ? "bad" : said.status === "ok" ? "ok" : said.status === "running" ? "run" : "none"), title: said.error}, (BADGES[said.status] || "\u25cb") + " " + said.status),
@@ -384,29 +385,31 @@ class DashboardView {
       || (section && (() => this.change({section: section[0]})));
     if (run) { run(); e.preventDefault(); e.stopPropagation(); }
   }
-  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, HELP.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").map(k => el("kbd", {}, k))), el("td", {}, what)))))); }
+  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").map(k => el("kbd", {}, k))), el("td", {}, what)))))); }
   keep() {
     const columns = Math.min(3, this.charts.length) || 1, w = this.charts.length ? this.charts[0].w : 300, rows = Math.ceil(this.charts.length / columns), students = this.students(), top = 34 + 18 * students.length;
     const canvas = el("canvas", {width: 2 * (columns * (w + 16) + 16), height: 2 * (top + rows * 182 + 10)}), pen = canvas.getContext("2d"), colours = getComputedStyle(this.box.root);
     pen.scale(2, 2); pen.fillStyle = colours.backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height); pen.textBaseline = "middle";
-    students.forEach((s, i) => { pen.fillStyle = s.ink; pen.fillRect(16, 21 + 18 * i, 12, 5); pen.fillStyle = colours.color; pen.font = "12px system-ui,sans-serif"; pen.fillText(`${s.label} (${s.run.status}), step ${s.step}`, 34, 24 + 18 * i); });
-    this.charts.forEach((chart, i) => { pen.save(); pen.translate(16 + (i % columns) * (w + 16), top + Math.floor(i / columns) * 182); pen.fillStyle = colours.color; pen.textAlign = "left"; pen.font = "600 12px system-ui,sans-serif"; pen.fillText(chart.spec.title, 4, 8); pen.translate(0, 20); chart.draw(pen); pen.restore(); });
+    students.forEach((s, i) => { pen.fillStyle = s.ink; pen.fillRect(16, 21 + 18 * i, 12, 5); pen.fillStyle = colours.color; pen.font = "12px " + FONT; pen.fillText(`${s.label} (${s.run.status}), step ${s.step}`, 34, 24 + 18 * i); });
+    this.charts.forEach((chart, i) => { pen.save(); pen.translate(16 + (i % columns) * (w + 16), top + Math.floor(i / columns) * 182); pen.fillStyle = colours.color; pen.textAlign = "left"; pen.font = "600 12px " + FONT; pen.fillText(chart.spec.title, 4, 8); pen.translate(0, 20); chart.draw(pen); pen.restore(); });
     offerPicture(this.box, canvas, "runs.png", this.readout.textContent);
   }
 }
 
-const GARB = `
-.dk-push{flex:1}.dk .dk-title{font-size:14px;margin:0}.dk-pulse{color:var(--soft);font-size:12px}.dk-pulse[data-state=live]::before{content:"";display:inline-block;width:8px;height:8px;border-radius:50%;background:#2e9e77;margin-right:5px}
+const LOOK = `
+.dk-dash{
+.dk-push{flex:1}.dk-title{font-size:14px;margin:0}.dk-pulse{color:var(--soft);font-size:12px}.dk-pulse[data-state=live]::before{content:"";display:inline-block;width:8px;height:8px;border-radius:50%;background:#2e9e77;margin-right:5px}
 .dk-runs{overflow:auto;max-height:232px;margin:8px 0;border:1px solid var(--line);border-radius:6px}.dk-runtable th{position:sticky;top:0;background:var(--fill);padding:3px 8px;z-index:1}.dk-runtable td{padding:3px 8px;border-top:1px solid var(--line);vertical-align:middle}
-.dk .dk-runtable th:nth-child(-n+3),.dk .dk-runtable td:nth-child(-n+3),.dk .dk-why td{text-align:left}.dk .dk-why td{border-top:0;padding:0 8px 4px 30px;color:var(--soft);font-size:12px;white-space:normal;overflow-wrap:anywhere}.dk-badtext{color:#c0362c}
+.dk-runtable th:nth-child(-n+3),.dk-runtable td:nth-child(-n+3),.dk-why td{text-align:left}.dk-why td{border-top:0;padding:0 8px 4px 30px;color:var(--soft);font-size:12px;white-space:normal;overflow-wrap:anywhere}.dk-badtext{color:#c0362c}
 .dk-name{display:inline-flex;gap:6px;align-items:center;cursor:pointer;max-width:260px;overflow:hidden;text-overflow:ellipsis}.dk-badge{display:inline-block;border-radius:10px;padding:0 8px;font-size:12px;border:1px solid var(--line)}
 .dk-bad{background:#fde8e6;color:#8f1d14;border-color:#f3b9b3}.dk-ok{background:#e3f5ec;color:#12583c;border-color:#a9dcc4}.dk-run{background:#e5effb;color:#174a86;border-color:#b0cdf0}
-.dk-chips{display:inline-flex;gap:4px;flex-wrap:wrap}.dk .dk-chip{border-radius:10px;padding:0 8px;min-height:22px;display:inline-flex;gap:5px;align-items:center}.dk .dk-chip[aria-pressed=false]{opacity:.45;text-decoration:line-through}.dk .dk-chip[aria-pressed=true]{background:var(--bg);color:var(--ink);border-color:var(--line)}
+.dk-chips{display:inline-flex;gap:4px;flex-wrap:wrap}.dk-chip{border-radius:10px;padding:0 8px;min-height:22px;display:inline-flex;gap:5px;align-items:center}.dk-chip[aria-pressed=false]{opacity:.45;text-decoration:line-through}.dk-chip[aria-pressed=true]{background:var(--bg);color:var(--ink);border-color:var(--line)}
 .dk-chip i,.dk-key i{display:inline-block;width:12px;height:4px;border-radius:2px}.dk-tools{margin:6px 0 10px}.dk-grid{display:grid;gap:12px}.dk-chart{margin:0;border:1px solid var(--line);border-radius:6px;padding:6px 8px 5px;min-width:0}
 .dk-chart figcaption{display:flex;justify-content:space-between;gap:8px;font-size:12px;margin-bottom:3px}.dk-chart figcaption b{font-weight:600;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.dk-chart figcaption span{color:var(--soft);white-space:nowrap}
 .dk-plot{position:relative}.dk-plot canvas{display:block}.dk-over2{position:absolute;left:0;top:0;cursor:crosshair;touch-action:pan-y}.dk-legend{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:12px;font-variant-numeric:tabular-nums;min-height:18px;padding-left:46px}
 .dk-key{display:inline-flex;gap:5px;align-items:center}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}.dk-readout{min-height:2.8em;overflow-wrap:anywhere}
 @media(prefers-color-scheme:dark){.dk-bad{background:#4a1a16;color:#ffc9c3;border-color:#7c2d26}.dk-ok{background:#123524;color:#b4e6cd;border-color:#235c41}.dk-run{background:#14304f;color:#bcd8f7;border-color:#2a5587}.dk-badtext{color:#ff9b91}}
+}
 `;
 
 async function explore(host, channel) {

@@ -3,7 +3,7 @@
 const MARKS = {right: ["\u2713", "right"], wrong: ["\u2715", "wrong"], unread: ["?", "could not be read"], open: ["\u25cb", "open question"]};
 const PLACES = ["CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"];  // as one looks around
 const ROW = 46, KEPT = 60;  // pixels of a line of the list; decoded pictures that are kept
-const HELP = [["\u2191 \u2193 j k", "previous, next question"], ["PgUp PgDn", "ten at a time"], ["Home End", "first, last"], ["/", "search"], ["1 2 3 4", "capability"], ["c", "next camera"], ["o", "next object"], ["w", "answers: all, wrong, unread, split"], ["Enter", "first picture, large"], ["p", "picture of this view"], ["Esc", "close, or clear the search"], ["?", "this list"]];
+const KEYS = [["\u2191 \u2193 j k", "previous, next question"], ["PgUp PgDn", "ten at a time"], ["Home End", "first, last"], ["/", "search"], ["1 2 3 4", "capability"], ["c", "next camera"], ["o", "next object"], ["w", "answers: all, wrong, unread, split"], ["Enter", "first picture, large"], ["p", "picture of this view"], ["Esc", "close, or clear the search"], ["?", "this list"]];
 
 /** The words in the head of a file and the pictures behind them. */
 function unpack(bytes) {
@@ -71,6 +71,7 @@ class QuestionView {
   constructor(host, channel, found) {
     this.channel = channel; this.found = found; this.shelf = new Shelf(found); this.album = new Album(found, channel); this.box = frame(host, "Question browser");
     this.state = {text: "", capability: "", camera: "", object: "", mark: "", speaker: "", id: found.entries.length ? found.entries[0].id : null};
+    this.box.root.classList.add("dk-quiz");
     this.accept(channel.get());
     this.build();
     channel.on(() => { this.accept(channel.get()); this.renew(); });
@@ -92,20 +93,20 @@ class QuestionView {
   // --- elements
 
   build() {
-    const s = this.state, guard = this.box.guard, speakers = this.found.speakers, all = [["", "all"]];
-    this.search = el("input", {type: "search", placeholder: "words in question, answer, replies, id", "aria-label": "search", value: s.text, oninput: guard(() => this.change({text: this.search.value}))});
-    this.capabilities = segments("Capability", [["", "All"], ...this.kinds().map(c => [c, c])], guard(capability => this.change({capability})));
-    this.camera = chooser("camera", all, s.camera, guard(camera => this.change({camera}))); this.object = chooser("object", all, s.object, guard(object => this.change({object})));
-    this.mark = chooser("answers", [["", "all"], ["wrong", "wrong"], ["right", "right"], ["unread", "unread"], ["split", "models disagree"]], s.mark, guard(mark => this.change({mark})));
-    this.speaker = chooser("of", [["", "any model"], ...speakers.map(n => [n, n])], s.speaker, guard(speaker => this.change({speaker})));
+    const s = this.state, speakers = this.found.speakers, all = [["", "all"]];
+    this.search = el("input", {type: "search", placeholder: "words in question, answer, replies, id", "aria-label": "search", value: s.text, oninput: () => this.change({text: this.search.value})});
+    this.capabilities = segments("Capability", [["", "All"], ...this.kinds().map(c => [c, c])], capability => this.change({capability}));
+    this.camera = chooser("camera", all, s.camera, camera => this.change({camera})); this.object = chooser("object", all, s.object, object => this.change({object}));
+    this.mark = chooser("answers", [["", "all"], ["wrong", "wrong"], ["right", "right"], ["unread", "unread"], ["split", "models disagree"]], s.mark, mark => this.change({mark}));
+    this.speaker = chooser("of", [["", "any model"], ...speakers.map(n => [n, n])], s.speaker, speaker => this.change({speaker}));
     this.count = el("span", {class: "dk-count", role: "status"}); this.scores = el("div", {class: "dk-scores"});
-    this.list = el("div", {class: "dk-questions", role: "listbox", tabindex: 0, "aria-label": "questions", onscroll: guard(() => this.drawList())}); this.detail = el("div", {class: "dk-detail"});
-    this.box.body.append(el("style", {}, GARB), el("div", {class: "dk-row"}, el("h3", {class: "dk-title"}, "Questions"), this.count, el("span", {class: "dk-push"}), this.search, el("button", {type: "button", onclick: guard(() => this.keep()), title: "picture of this view (p)"}, "Picture"), el("button", {type: "button", onclick: () => this.help(), "aria-label": "keys"}, "?")),
-      el("div", {class: "dk-row dk-tools"}, this.capabilities.node, this.camera.node, this.object.node, speakers.length ? this.mark.node : null, speakers.length > 1 ? this.speaker.node : null, el("button", {type: "button", onclick: guard(() => this.clear())}, "Clear")),
+    this.list = el("div", {class: "dk-questions", role: "listbox", tabindex: 0, "aria-label": "questions", onscroll: () => this.drawList()}); this.detail = el("div", {class: "dk-detail"});
+    this.box.body.append(el("style", {}, LOOK), el("div", {class: "dk-row"}, el("h3", {class: "dk-title"}, "Questions"), this.count, el("span", {class: "dk-push"}), this.search, button("Picture", () => this.keep().catch(this.box.fail), {title: "picture of this view (p)"}), button("Keys", () => this.help())),
+      el("div", {class: "dk-row dk-tools"}, this.capabilities.node, this.camera.node, this.object.node, speakers.length ? this.mark.node : null, speakers.length > 1 ? this.speaker.node : null, button("Clear", () => this.clear())),
       this.scores, el("div", {class: "dk-two"}, this.list, this.detail), this.found.notes.length ? el("p", {class: "dk-note"}, this.found.notes.join(" ")) : el("span"));
-    this.list.addEventListener("click", guard(e => { const line = e.target.closest("[data-at]"); if (line) this.open(this.hits[Number(line.dataset.at)].id, false); }));
-    this.box.root.addEventListener("keydown", guard(e => this.key(e)));
-    if (!this.channel.kernel) document.addEventListener("keydown", guard(e => { if (e.target === document.body) this.key(e); }));  // a page is all ours
+    on(this.list, "click", e => { const line = e.target.closest("[data-at]"); if (line) this.open(this.hits[Number(line.dataset.at)].id, false); });
+    on(this.box.root, "keydown", e => this.key(e));
+    if (!this.channel.kernel) on(document, "keydown", e => { if (e.target === document.body) this.key(e); });  // a page is all ours
   }
   kinds() { return [...this.shelf.counts(e => e.capability ? [e.capability] : []).keys()].sort((a, b) => ["perception", "reasoning", "planning"].indexOf(a) - ["perception", "reasoning", "planning"].indexOf(b)); }
   renew() {
@@ -171,7 +172,7 @@ class QuestionView {
     const rank = p => { const i = PLACES.indexOf(this.found.pictures[p].camera); return i < 0 ? 99 : i; };
     return [...e.pictures].sort((a, b) => rank(a) - rank(b)).map(index => {
       const camera = this.found.pictures[index].camera || "picture", here = e.tags.filter(t => t.picture === index && t.x != null), image = el("img", {alt: `${camera}${here.length ? ", with " + here.map(t => t.label).join(", ") : ""}`, decoding: "async"});
-      const pane = el("button", {type: "button", class: "dk-pane", title: "enlarge", onclick: this.box.guard(() => this.enlarge(index, e))}, image, here.map(t => this.dot(t)));
+      const pane = el("button", {type: "button", class: "dk-pane", title: "enlarge", onclick: () => this.enlarge(index, e).catch(this.box.fail)}, image, here.map(t => this.dot(t)));
       this.album.get(index).then(({url, why}) => { if (url) image.src = url; else { image.remove(); pane.prepend(el("span", {class: "dk-why"}, why)); } }).catch(this.box.fail);
       return el("figure", {"data-picture": index}, pane, el("figcaption", {}, camera));
     });
@@ -204,19 +205,19 @@ class QuestionView {
     if (/^(SELECT|TEXTAREA)$/.test(e.target.tagName) || (e.target.tagName === "BUTTON" && e.key === "Enter")) return;
     const capability = ["", ...this.kinds()][Number(e.key) - 1];
     const run = {ArrowDown: () => this.move(1), j: () => this.move(1), ArrowUp: () => this.move(-1), k: () => this.move(-1), PageDown: () => this.move(10), PageUp: () => this.move(-10), Home: () => this.move(-1e9), End: () => this.move(1e9), "/": () => this.search.focus(),
-      c: () => this.next(this.camera, "camera"), o: () => this.next(this.object, "object"), w: () => this.next(this.mark, "mark"), Enter: () => this.figures && this.figures[0] && this.figures[0].querySelector("button").click(), p: () => this.keep(), "?": () => this.help(),
+      c: () => this.next(this.camera, "camera"), o: () => this.next(this.object, "object"), w: () => this.next(this.mark, "mark"), Enter: () => this.figures && this.figures[0] && this.figures[0].querySelector("button").click(), p: () => this.keep().catch(this.box.fail), "?": () => this.help(),
       Escape: () => { if (this.state.text) this.change({text: ""}); this.list.focus(); }}[e.key] || (capability !== undefined && e.key >= "1" && e.key <= "9" ? () => this.change({capability}) : null);
     if (run) { run(); e.preventDefault(); e.stopPropagation(); }
   }
-  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, HELP.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").map(k => el("kbd", {}, k))), el("td", {}, what)))))); }
+  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").map(k => el("kbd", {}, k))), el("td", {}, what)))))); }
   async keep() {
     const e = this.entry();
     if (!e) return;
     const wide = 1100, canvas = el("canvas", {width: wide, height: 4000}), pen = canvas.getContext("2d"), colours = getComputedStyle(this.box.root);
     pen.fillStyle = colours.backgroundColor; pen.fillRect(0, 0, wide, 4000); pen.fillStyle = colours.color;
-    let y = write(pen, e.question, 20, 34, wide - 40, "600 17px system-ui,sans-serif", 23);
+    let y = write(pen, e.question, 20, 34, wide - 40, "600 17px " + FONT, 23);
     y = await this.paste(pen, e, y + 4, wide);
-    for (const [name, text] of [["reference", e.answer], ...e.said.map(s => [`${MARKS[s.mark][0]} ${s.by}`, s.reply])]) y = write(pen, `${name}: ${text}`.slice(0, 900), 20, y + 22, wide - 40, "14px system-ui,sans-serif", 19);
+    for (const [name, text] of [["reference", e.answer], ...e.said.map(s => [`${MARKS[s.mark][0]} ${s.by}`, s.reply])]) y = write(pen, `${name}: ${text}`.slice(0, 900), 20, y + 22, wide - 40, "14px " + FONT, 19);
     const cut = el("canvas", {width: wide, height: Math.min(4000, Math.ceil(y + 20))});
     cut.getContext("2d").drawImage(canvas, 0, 0);
     offerPicture(this.box, cut, "question.png", e.question);
@@ -233,7 +234,7 @@ class QuestionView {
       const h = w * image.height / image.width;
       x = 20 + (i % columns) * (w + 8); y = top + Math.floor(i / columns) * (h + 8); i++;
       pen.drawImage(image, x, y, w, h); low = Math.max(low, y + h);
-      for (const t of e.tags.filter(t => t.picture === index && t.x != null)) { pen.lineWidth = 3; pen.strokeStyle = "#ff8c1e"; pen.beginPath(); pen.arc(x + t.x * w, y + t.y * h, 9, 0, 7); pen.stroke(); pen.fillStyle = "#ff8c1e"; pen.font = "600 14px system-ui,sans-serif"; pen.fillText(t.label, x + t.x * w + 12, y + t.y * h - 8); pen.fillStyle = getComputedStyle(this.box.root).color; }
+      for (const t of e.tags.filter(t => t.picture === index && t.x != null)) { pen.lineWidth = 3; pen.strokeStyle = "#ff8c1e"; pen.beginPath(); pen.arc(x + t.x * w, y + t.y * h, 9, 0, 7); pen.stroke(); pen.fillStyle = "#ff8c1e"; pen.font = "600 14px " + FONT; pen.fillText(t.label, x + t.x * w + 12, y + t.y * h - 8); pen.fillStyle = getComputedStyle(this.box.root).color; }
     }
     return low;
   }
@@ -251,22 +252,24 @@ function write(pen, text, x, y, width, font, step) {
   return y;
 }
 
-const GARB = `
-.dk-push{flex:1}.dk .dk-title{font-size:14px;margin:0}.dk-count{color:var(--soft)}.dk input[type=search]{border:1px solid var(--line);border-radius:5px;padding:3px 8px;background:var(--bg);width:min(290px,100%);min-height:26px}.dk-tools{margin:8px 0}
+const LOOK = `
+.dk-quiz{
+.dk-push{flex:1}.dk-title{font-size:14px;margin:0}.dk-count{color:var(--soft)}input[type=search]{border:1px solid var(--line);border-radius:5px;padding:3px 8px;background:var(--bg);width:min(290px,100%);min-height:26px}.dk-tools{margin:8px 0}
 .dk-scores{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:2px 18px;margin:6px 0;font-size:12px}.dk-score{display:grid;grid-template-columns:minmax(0,130px) minmax(40px,1fr) auto;gap:8px;align-items:center}.dk-by{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:600}
 .dk-stack{display:flex;height:9px;border-radius:4px;overflow:hidden;background:var(--fill)}.dk-stack .dk-is-right{background:#2e9e77}.dk-stack .dk-is-wrong{background:#e08a2e}.dk-stack .dk-is-unread{background:#9aa2ab}
 .dk-two{display:grid;grid-template-columns:minmax(0,1fr);gap:12px}.dk-questions{position:relative;height:230px;overflow:auto;border:1px solid var(--line);border-radius:6px}.dk-tall{position:relative}
 .dk-line2{position:absolute;left:0;right:0;height:46px;padding:4px 10px;border-bottom:1px solid var(--line);cursor:pointer;overflow:hidden}.dk-line2:hover{background:var(--fill)}.dk-line2[aria-selected=true]{background:var(--fill);box-shadow:inset 3px 0 var(--hot)}
 .dk-q{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;unicode-bidi:isolate}.dk-sub{display:flex;gap:8px;font-size:11px;color:var(--soft);white-space:nowrap}.dk-cap{font-weight:600}.dk-marks{margin-left:auto;display:flex;gap:5px}
-.dk i[class^=dk-is]{font-style:normal;font-weight:700}.dk i.dk-is-right{color:#1d7a59}.dk i.dk-is-wrong{color:#b95f05}.dk i.dk-is-unread,.dk i.dk-is-open{color:var(--soft)}.dk-stack i{color:transparent}
+i[class^=dk-is]{font-style:normal;font-weight:700}i.dk-is-right{color:#1d7a59}i.dk-is-wrong{color:#b95f05}i.dk-is-unread,i.dk-is-open{color:var(--soft)}.dk-stack i{color:transparent}
 .dk-detail{min-width:0}.dk-facts{font-size:12px;color:var(--soft);margin:0 0 4px;overflow-wrap:anywhere}.dk-ask{font-size:15px;margin:0 0 8px;white-space:pre-wrap;overflow-wrap:anywhere;max-height:14em;overflow:auto}
 .dk-album{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:6px}.dk-album.dk-one{grid-template-columns:minmax(0,640px)}.dk-album figure{margin:0;min-width:0}.dk-album figcaption{font-size:11px;color:var(--soft)}
-.dk .dk-pane{position:relative;display:block;width:100%;padding:0;border:0;border-radius:5px;overflow:hidden;background:var(--fill);min-height:60px;cursor:zoom-in}.dk-pane img{display:block;width:100%}.dk .dk-large{cursor:default;max-width:1100px}.dk-why{display:block;padding:18px 10px;color:var(--soft);font-size:12px;white-space:normal;overflow-wrap:anywhere}
+.dk-pane{position:relative;display:block;width:100%;padding:0;border:0;border-radius:5px;overflow:hidden;background:var(--fill);min-height:60px;cursor:zoom-in}.dk-pane img{display:block;width:100%}.dk-large{cursor:default;max-width:1100px}.dk-why{display:block;padding:18px 10px;color:var(--soft);font-size:12px;white-space:normal;overflow-wrap:anywhere}
 .dk-point{position:absolute;width:20px;height:20px;margin:-10px 0 0 -10px;border:3px solid #ff8c1e;border-radius:50%;box-shadow:0 0 0 1px rgba(0,0,0,.6)}.dk-point b{position:absolute;left:18px;top:-14px;background:#ff8c1e;color:#10151a;border-radius:3px;padding:0 4px;font-size:11px;line-height:15px}.dk-in-answer{border-style:dotted}
-.dk-lit{outline:3px solid var(--hot);outline-offset:3px;z-index:2}.dk mark.dk-tag{background:#ffe7cc;color:#10151a;border-radius:3px;padding:0 2px}
+.dk-lit{outline:3px solid var(--hot);outline-offset:3px;z-index:2}mark.dk-tag{background:#ffe7cc;color:#10151a;border-radius:3px;padding:0 2px}
 .dk-answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(220px,1fr));gap:8px;margin-top:10px}.dk-card{border:1px solid var(--line);border-left:4px solid var(--line);border-radius:6px;padding:6px 10px;min-width:0}.dk-card p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;max-height:12em;overflow:auto}.dk-card h3{display:flex;gap:6px}.dk-card small{color:var(--soft)}
 .dk-card-right{border-left-color:#2e9e77}.dk-card-wrong{border-left-color:#e08a2e}.dk-card-unread{border-left-color:#9aa2ab}.dk-card-ref{border-left-color:var(--hot)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}
 @container (min-width:1000px){.dk-two{grid-template-columns:minmax(300px,370px) minmax(0,1fr)}.dk-questions{height:660px}}
+}
 `;
 
 async function explore(host, channel) {
