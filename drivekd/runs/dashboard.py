@@ -32,7 +32,7 @@ def checked_view(
     view: Mapping,
     names: Sequence[str],  # of the runs that there are
 ) -> dict:
-    "A view that can be shown, or a sentence."
+    "A view that can be shown; anything else raises ValueError with a sentence."
     for key, value in view.items():
         if key in _CHOICES and value not in _CHOICES[key]: raise ValueError(f"`{key}` of a view is one of {', '.join(map(repr, _CHOICES[key]))}, found {value!r:.60}.")
         if key not in (*_CHOICES, "shown", "hidden"): raise ValueError(f"a view has {', '.join((*_CHOICES, 'shown', 'hidden'))}, found {key!r:.60}.")
@@ -62,14 +62,15 @@ def chart(
     title: str,
     size: tuple[int, int] = (320, 150),  # pixels
 ) -> Image.Image:
-    "One chart."
+    "One chart; the lowest and the highest value stand at its side."
     image, (wide, high) = Image.new("RGB", size, "white"), size
     pen, font, known = ImageDraw.Draw(image), ImageFont.load_default(11), np.array([p for points in curves.values() for p in points if p[1] == p[1]])
     pen.text((44, 3), title, fill="#1b1f24", font=font)
     if not len(known): return image
     (x0, y0), (x1, y1) = known.min(0), known.max(0)
-    place = lambda p: (44 + (p[0] - x0) / ((x1 - x0) or 1) * (wide - 54), high - 20 - (p[1] - y0) / ((y1 - y0) or 1) * (high - 44))
-    for y in (y0, y1):
+    low, tall = (y0, y1 - y0) if y1 > y0 else (y0 - 1, 2)  # a constant runs through the middle
+    place = lambda p: (44 + (p[0] - x0) / ((x1 - x0) or 1) * (wide - 54), high - 20 - (p[1] - low) / tall * (high - 44))
+    for y in {y0, y1}:
         pen.line((place((x0, y)), place((x1, y))), fill="#d9dde2")
         pen.text((40, place((x0, y))[1]), f"{y:.3g}", fill="#5c6570", font=font, anchor="rm")
     for x, anchor in ((x0, "lt"), (x1, "rt")): pen.text((place((x, y0))[0], high - 16), f"{x:g}", fill="#5c6570", font=font, anchor=anchor)
@@ -80,7 +81,7 @@ def chart(
 def sheet(
     runs: Sequence[Mapping],  # of `Run.as_dict`
 ) -> Image.Image:
-    "Four charts and who is who."
+    "Four charts of the first students, and who is who."
     students = [(f"{run['name']} / {s['name']}: {run['status']}, step {s['step']}", s) for run in runs for s in run["students"]][:len(COLOURS)]
     drawn = [chart({colour: _points(s, key) for colour, (_, s) in zip(COLOURS, students)}, title) for key, title in _PANELS]
     wide, high = drawn[0].size
@@ -107,15 +108,17 @@ class RunDashboard:
         self.view = checked_view({"shown": list(names[:AT_FIRST] if runs is None else runs), **(view or {})}, names)
         self.watch.look(self.view["shown"])
 
-    def look(self) -> "RunDashboard":
-        "Read on in the runs that are shown."
+    def look(self) -> "RunDashboard":  # itself
+        "Read on in the runs that are shown: only what their files have gained."
         self.watch.look(self.view["shown"])
         return self
 
-    def runs(self, points: int = POINTS) -> list[dict]: return [self.watch.runs[name].as_dict(points) for name in self.view["shown"]]
+    def runs(self, points: int = POINTS) -> list[dict]:  # per run: status, memory, students; per student: steps, curve by name
+        "What is known of the runs that are shown; at most `points` of a curve."
+        return [self.watch.runs[name].as_dict(points) for name in self.view["shown"]]
 
     def snapshot(self, points: int = POINTS) -> dict:
-        "How everything stands, as plain data."
+        "How everything stands, as plain data for a page."
         return {"made": round(time.time(), 1), "runs": self.runs(points), "listed": self.watch.listed()}
 
     def picture(self) -> Image.Image: return sheet(self.runs(400))
@@ -151,9 +154,9 @@ def _wanted(content: Mapping, names: Sequence[str]) -> tuple[list[str], Mapping]
 
 def answer(
     self: RunDashboard,
-    content: Mapping,  # from the browser
-) -> dict:
-    "Runs that are new to the browser."
+    content: Mapping,  # from the browser; anything but a known question raises ValueError
+) -> dict:  # made: seconds since 1970; runs: those of which the browser has an older version; listed: all, with their states
+    "Read on, and tell the browser what is new to it."
     listed = self.watch.listed()
     shown, have = _wanted(content, [run["name"] for run in listed if run["status"] != "refused"])
     self.watch.look(shown)
@@ -164,23 +167,30 @@ def answer(
 RunDashboard.answer = answer
 
 # %% ../../nbs/api/runs/07_dashboard.ipynb #c27a22da
-_TITLE = "Runs"
-
-
 def _bytes(snapshot: Mapping) -> bytes: return json.dumps(snapshot, allow_nan=False).encode()
 
 
 def _page(self: RunDashboard, points: int) -> str:
     "The dashboard as the text of one HTML file."
-    return page(_TITLE, front("dashboard"), _bytes(self.snapshot(points)), {"view": self.view}, self.summary())
+    return page("Runs", front("dashboard"), _bytes(self.snapshot(points)), {"view": self.view}, self.summary())
 
 
-def to_html(self: RunDashboard, path: str | Path, points: int = POINTS, limit: int = PAGE_LIMIT) -> Path:
+def to_html(
+    self: RunDashboard,
+    path: str | Path,
+    points: int = POINTS,  # of a curve
+    limit: int = PAGE_LIMIT,  # bytes; more raises ValueError
+) -> Path:
     "Write how the runs stand as one file that works offline."
     return save_page(path, self.look()._page(points), limit, "show fewer runs or pass fewer `points`")
 
 
-def static(self: RunDashboard, points: int = 150, height: int = 820, limit: int = STATIC_LIMIT) -> Static:
+def static(
+    self: RunDashboard,
+    points: int = 150,  # of a curve
+    height: int = 820,  # pixels
+    limit: int = STATIC_LIMIT,  # bytes in the notebook; more raises ValueError
+) -> Static:
     "How the runs stand, for an executed notebook: a sandboxed frame, a picture and a summary."
     return small_enough(Static(self._page(points), self.summary(), self.picture(), height), limit, "show fewer runs or pass fewer `points`")
 

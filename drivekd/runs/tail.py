@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AT_ONCE', 'MOST', 'Tail', 'numbers_of', 'Curves', 'rate', 'breaks', 'parts', 'thinned', 'thinned_steps', 'plain',
            'Student', 'below', 'telemetry_files', 'status_of', 'parameters_of', 'memory_of', 'trainer_log', 'Run',
-           'peak_memory', 'run_names', 'refused_runs', 'Watch']
+           'peak_memory', 'run_names', 'refused_runs', 'Watch', 'excerpt']
 
 # %% ../../nbs/api/runs/06_tail.ipynb #75fb9612
 import json
@@ -28,7 +28,7 @@ AT_ONCE = 16_000_000  # bytes of one look; the rest waits for the next, so that 
 
 
 class Tail:
-    "A growing JSON Lines file."
+    "A growing JSON Lines file; anything but a regular file raises ValueError."
 
     def __init__(self, path: Path): self.path, self.flaws, self._identity, self._at, self._line = Path(path), [], None, 0, 0
 
@@ -360,11 +360,15 @@ def refused_runs(
 class Watch:
     "The runs of a folder, of which some are looked at."
 
-    def __init__(self, root: str | Path):
+    def __init__(self,
+        root: str | Path,  # folder of runs; nothing outside it is read
+    ):
         self.root, self.runs = Path(root), {}
         if not self.root.is_dir(): raise ValueError(f"a folder of runs is needed, {root} is none; give the one that `drivekd run` writes to, such as outputs.")
 
-    def names(self) -> list[str]: return run_names(self.root)
+    def names(self) -> list[str]:  # newest first
+        "The runs that there are now."
+        return run_names(self.root)
 
     def look(self,
         names: Sequence[str],  # of the runs that are wanted
@@ -378,3 +382,30 @@ class Watch:
         "Every run with its state, whether or not it is looked at."
         there = [{"name": name, **status_of(below(self.root, name))} for name in self.names()]
         return there + [{"name": name, "status": "refused", "error": words, "place": "", "started": "", "seconds": None} for name, words in refused_runs(self.root).items()]
+
+# %% ../../nbs/api/runs/06_tail.ipynb #b61af04c
+_DRAWN = ("step", "loss", "ce_share", "seconds", "norm_result", "terms", "merged", "fired_stage1", "fired_stage2", *_BY_TERM, *_PAIRS)
+
+
+def _digits(value: Any) -> Any:
+    "The same with three digits of every number."
+    if isinstance(value, dict): return {k: _digits(v) for k, v in value.items()}
+    if isinstance(value, list): return [_digits(v) for v in value]
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def excerpt(
+    run: str | Path,  # folder of a run
+    folder: str | Path,  # to make
+    rows: int = 120,  # of each telemetry file, the first
+) -> Path:
+    "What a dashboard draws of a run: status, parameters, peak memory, rows of telemetry (our choice of what to leave out)."
+    run, folder = Path(run), Path(folder)
+    for student, path in telemetry_files(run).items():
+        kept = [{k: _digits(row[k]) for k in _DRAWN if k in row} for row in Tail(path).read()[1][:rows]]
+        (folder / "checkpoints" / student).mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints" / student / path.name).write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in kept))
+    for name in ("status.json", "params.yaml"):
+        if (run / name).is_file(): (folder / name).write_bytes((run / name).read_bytes())
+    if (peak := peak_memory(run)) is not None: (folder / "result.json").write_text(json.dumps({"metrics": {"peak_memory_gb": peak}}))
+    return folder

@@ -62,8 +62,8 @@ def points_of(
 # %% ../../nbs/api/workbench/05_browser.ipynb #60ef7a49
 def read_answers(
     path: str | Path,  # answers.jsonl, or the folder of an evaluation run
-) -> list[dict]:
-    "Replies of a run."
+) -> list[dict]:  # as `drivekd run evaluate` writes them
+    "Replies of a run; a line that is none raises DataError with its number."
     path = Path(path)
     path = path / "answers.jsonl" if path.is_dir() else path
     rows = read_log(path)
@@ -158,7 +158,7 @@ _CHOICES = ("text", "capability", "camera", "object", "mark", "speaker", "id")
 
 
 def checked_view(view: Mapping) -> dict:
-    "What a browser may say about what it shows: words."
+    "What a browser may say about what it shows: words; anything else raises ValueError."
     for key, value in view.items():
         if key not in _CHOICES: raise ValueError(f"a view has {', '.join(_CHOICES)}, found {key!r:.60}.")
         if not isinstance(value, str | None): raise ValueError(f"`{key}` of a view is text, found {value!r:.60}.")
@@ -220,7 +220,11 @@ def _page(self: QuestionBrowser, limit: int, width: int) -> str:
     return self._written(blobs, [f"{left} of {len(blobs)} pictures are left out, so that this page stays below {limit / 1e6:.1f} MB."] * bool(left))
 
 
-def to_html(self: QuestionBrowser, path: str | Path, limit: int = PAGE_LIMIT) -> Path:
+def to_html(
+    self: QuestionBrowser,
+    path: str | Path,
+    limit: int = PAGE_LIMIT,  # bytes; pictures that do not fit are left out, words that do not fit raise ValueError
+) -> Path:
     "Write one file that works offline."
     return save_page(path, self._page(limit, self.width), limit, "show fewer questions")
 
@@ -244,7 +248,7 @@ def static(
     self: QuestionBrowser,
     most: int = 24,  # questions
     width: int = 176,  # pixels of a picture
-    height: int = 820,
+    height: int = 820,  # pixels
     limit: int = STATIC_LIMIT,  # bytes in the notebook
 ) -> Static:
     "The first questions for an executed notebook: a sandboxed frame, a picture and a summary."
@@ -262,8 +266,8 @@ QuestionBrowser.static = static
 # %% ../../nbs/api/workbench/05_browser.ipynb #37e3a1d0
 def answer(
     self: QuestionBrowser,
-    content: Mapping,  # from the browser
-) -> dict:
+    content: Mapping,  # from the browser; anything but a known question raises ValueError
+) -> dict:  # jpeg: base64, or error: a sentence
     "A picture, or why there is none."
     index = content.get("index")
     if content.get("kind") != "picture" or type(index) is not int or not 0 <= index < len(self.entries.pictures): raise ValueError(f"a message of the browser asks for one of {len(self.entries.pictures)} pictures, found something else.")
