@@ -3,20 +3,26 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from readme import ROOT
 
 from drivekd.data.problems import DataError
 from drivekd.data.records import read_records
 from drivekd.distill.runfiles import TELEMETRY
 from drivekd.runs import tail as T
 from drivekd.runs.dashboard import RunDashboard
+from drivekd.runs.runner import RUN_DIR
 from drivekd.workbench import browser as B
+from drivekd.workbench import pages as P
 from drivekd.workbench.live import reply_to
 
 HOSTILE = ("<s>", "</s>", "<b>", "<image>", "<|im_start|>", "<c1,CAM_FRONT,0.46,0.67>", "</script>", "$x$", "%{x}", "&lt;", "\"'", "\u202eabc", "<img src=x onerror=alert(1)>")
@@ -38,6 +44,7 @@ def write(folder, steps=range(1, 21), status=None, student="agp", **more):
 # --- tailing
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
 def test_whatever_is_flushed_when_every_row_arrives_once_and_whole(tmp_path_factory, cuts):
     path, text = tmp_path_factory.mktemp("tail") / "t.jsonl", "".join(json.dumps({"step": i, "name": "ä" * (i % 3)}) + "\n" for i in range(12)).encode()
@@ -70,6 +77,7 @@ def test_broken_lines_are_named_and_nothing_but_a_regular_file_is_read(tmp_path)
     with pytest.raises(ValueError, match="regular file"): T.Tail(tmp_path / "pipe").read()
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 9000), st.sampled_from([50, 400, 2000]))
 def test_thinning_keeps_extremes_and_never_exceeds_the_limit(n, limit):
     steps, values = np.arange(1, n + 1), np.sin(np.arange(n) * 1.7)
@@ -138,6 +146,54 @@ def test_the_browser_gets_what_is_new_and_nothing_else(tmp_path):
     for _ in range(2):  # two browsers ask
         found, = dashboard.answer({"kind": "look", "shown": ["a", "b"], "have": have})["runs"]
         assert found["name"] == "b" and found["students"][0]["step"] == 21
+
+
+STANDS_IN = """
+import json, os, sys, time
+from pathlib import Path
+run = Path(sys.argv[1])
+(run / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid(), "cell": 7, "cells": 12}))
+for line in sys.stdin:  # a step a line, as the test wants them
+    with open(run / "checkpoints/agp/telemetry.jsonl", "a") as file: file.write(line)
+"""
+
+
+def test_a_running_run_of_another_process_is_followed_without_touching_it(tmp_path):
+    run = write(tmp_path / "outputs/run", steps=[])
+    training = subprocess.Popen([sys.executable, "-c", STANDS_IN, str(run)], stdin=subprocess.PIPE, text=True, env={**os.environ, RUN_DIR: str(run.resolve())})
+    try:
+        def until(ready):
+            for _ in range(400):
+                found = RunDashboard.answer(dashboard, {"kind": "look", "shown": ["run"], "have": {}})["runs"][0]
+                if ready(found): return found
+                time.sleep(0.02)
+            raise AssertionError(found)
+        dashboard = RunDashboard(tmp_path / "outputs")
+        for step in (1, 2, 3):
+            training.stdin.write(json.dumps(row(step)) + "\n")
+            training.stdin.flush()
+            found = until(lambda run, step=step: run["status"] == "running" and run["students"][0]["step"] == step)
+        assert found["place"] == "cell 7 of 12" and found["memory"][-1][1] > 1e6 and found["memory"][-1][2] == 1
+        assert found["students"][0]["curves"]["losses/ce"] == [4, 2, 1.3333] and found["students"][0]["curves"]["rate"][-1] == 2
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+        dashboard.look(), dashboard.summary()
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+        training.kill(), training.wait()
+        assert "runner itself was killed" in until(lambda run: run["status"] == "killed")["error"]
+    finally: training.kill(), training.wait()
+
+
+def test_an_excerpt_draws_the_same_with_fewer_digits(tmp_path):
+    run = write(tmp_path / "outputs/run", status={"status": "ok"}, loss=1.23456, gram=[[1.0]], weights={"ce": 1})
+    whole, small = (RunDashboard(T.excerpt(run, tmp_path / "less/run", rows=12).parent if less else tmp_path / "outputs").runs()[0] for less in (False, True))
+    assert small["status"] == "ok" and small["students"][0]["step"] == 12 and set(small["students"][0]["curves"]) == set(whole["students"][0]["curves"])
+    assert small["students"][0]["curves"]["loss"] == [1.23] * 12 and "gram" not in (tmp_path / "less/run/checkpoints/agp" / TELEMETRY).read_text()
+
+
+def test_the_recorded_runs_open_and_say_what_happened():
+    found = {run["name"]: run for run in RunDashboard(ROOT / "data/explorers/runs").runs()}
+    assert found["agp"]["status"] == "ok" and found["agp-interrupted"]["error"] == "the run was interrupted"
+    assert all(s["step"] > 80 and not s["flaws"] for run in found.values() for s in run["students"]) and found["agp"]["peak"] > 0
 
 
 def test_a_view_from_a_browser_is_checked(tmp_path):
@@ -218,59 +274,146 @@ def chromium():
         browser.close()
 
 
-def visit(chromium, path: Path, width: int):
-    "A page without a network, and what went wrong in it."
-    tab, wrong = chromium.new_page(viewport={"width": width, "height": 900}), []
-    tab.route("**", lambda route: route.continue_() if route.request.url.startswith(("file:", "data:", "blob:")) else (wrong.append(route.request.url), route.abort()))
-    tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-    tab.on("pageerror", lambda e: wrong.append(str(e)))
-    tab.on("dialog", lambda d: (wrong.append("foreign text was run"), d.dismiss()))
-    tab.goto(path.as_uri())
-    tab.wait_for_selector("[data-ready=true]")
-    return tab, wrong
+@pytest.fixture
+def opened(chromium, tmp_path):
+    "Opens HTML without a network; afterwards, nothing may have been asked for and nothing may have gone wrong."
+    errors, contexts = [], []
+
+    def go(html, width=1280):
+        (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
+        context = chromium.new_context(viewport={"width": width, "height": 900}, offline=True)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        tab.on("pageerror", lambda e: errors.append(str(e)))
+        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else errors.append(r.url))
+        tab.on("dialog", lambda d: (errors.append("a dialog opened: foreign text was run"), d.dismiss()))
+        tab.goto((tmp_path / "page.html").as_uri())
+        tab.wait_for_selector("[data-ready=true]", timeout=10_000)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        return tab
+
+    yield go
+    for context in contexts: context.close()
+    assert errors == []
 
 
-def test_the_dashboard_page_works_offline_by_keyboard_and_shows_gaps_and_hostile_names(chromium, tmp_path):
+def with_kernel(view, data, replies):
+    "A page whose widget talks to a kernel that stands in: `replies` is JavaScript from a message to its reply."
+    return P.page("widget", P.front(view), data, {}).replace(P._BOOT, """
+      fromBase64(document.getElementById("dk-data").textContent).then(bytes => {
+        const traits = {data: new DataView(bytes.buffer), options: {asks: true}, view: {}}, listeners = {}, sent = globalThis.sent = [], reply = %s;
+        const model = globalThis.model = {get: k => traits[k], set: (k, v) => { traits[k] = v; }, save_changes() {}, on: (k, f) => { listeners[k] = f; },
+          send: m => { sent.push(m); setTimeout(() => listeners["msg:custom"]({...reply(m), id: m.id})); }};
+        explore(document.getElementById("dk-host"), widgetChannel(model));
+      });""" % replies)
+
+
+@pytest.mark.parametrize("view,keys", [("dashboard", 11), ("questions", 12)])
+def test_the_front_ends_are_small_and_write_text_only_as_text(view, keys):
+    script = P.front(view)
+    assert len(script.encode()) < 45_000 and not [w for w in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://", "import ") if w in script]
+    assert script.split("const KEYS")[1].split("];")[0].count("[") - 1 == keys  # the list of keys is complete: the tests below press them
+
+
+def test_the_dashboard_shows_gaps_and_hostile_names_and_is_walked_by_keyboard(opened, tmp_path):
     write(tmp_path / "outputs/good", status={"status": "ok"})
-    write(tmp_path / "outputs/<b>bad", [*range(1, 6), *range(12, 21)], {"status": "failed", "error": "<img src=x onerror=alert(1)> $x$"}, student="<s>agp", losses={"<b>": 1.0, "ce": 2.0})
-    page = RunDashboard(tmp_path / "outputs", ["good", "<b>bad"]).to_html(tmp_path / "runs.html")
-    tab, wrong = visit(chromium, page, 1280)
+    write(tmp_path / "outputs/<b>bad", [*range(1, 6), *range(12, 21)], {"status": "failed", "error": "<img src=x onerror=alert(1)> <c1,CAM_FRONT,0.46,0.67> $x$"}, student="<s>agp", losses={"<b>": 1.0, "ce": 2.0})
+    tab = opened(RunDashboard(tmp_path / "outputs", ["good", "<b>bad"]).to_html(tmp_path / "runs.html").read_text())
     text = tab.inner_text("body")
-    assert all(t in text for t in ("<b>bad", "<s>agp", "<img src=x onerror=alert(1)> $x$", "failed")) and tab.locator("img").count() == 0
-    for key, panels in (("2", 4), ("3", 2), ("4", 1), ("5", 2), ("6", 3), ("1", 6)):
+    assert all(t in text for t in ("<b>bad", "<s>agp", "<img src=x onerror=alert(1)> <c1,CAM_FRONT,0.46,0.67> $x$", "failed")) and tab.locator("img").count() == 0
+    for key, panels in (("2", 4), ("3", 2), ("4", 1), ("5", 2), ("6", 3), ("7", 0), ("1", 6)):
         tab.keyboard.press(key)
         assert tab.locator(".dk-chart").count() == panels, key
     tab.keyboard.press("Home")
     assert "At step 1." in tab.inner_text(".dk-readout") and "loss 5.00" in tab.inner_text(".dk-readout")
     tab.keyboard.press("Shift+ArrowRight")
     assert "At step 11." in tab.inner_text(".dk-readout")
-    drawn = "([x0, x1, w]) => { const c = document.querySelector('[data-panel=\"ce_share\"] canvas'), d = c.getContext('2d').getImageData(x0, 0, w, c.height).data; let n = 0; for (let i = 0; i < d.length; i += 4) if (Math.abs(d[i] - 0xe0) + Math.abs(d[i + 1] - 0x8a) + Math.abs(d[i + 2] - 0x2e) < 60) n++; return n; }"
-    wide = tab.evaluate("document.querySelector('[data-panel=\"ce_share\"] canvas').width")
-    place = lambda step: int(46 + (step - 1) / 19 * (wide - 54))
-    gap, line = tab.evaluate(drawn, [place(6.5), 0, place(10.5) - place(6.5)]), tab.evaluate(drawn, [place(13), 0, place(17) - place(13)])
-    assert gap == 0 < line  # the second run has no steps 6 to 11
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 1280 and wrong == []
-    tab.close()
+    for key, found, value in (("+", "view.domain()[1] - view.domain()[0]", 9.5), ("0", "view.state.window", None), ("t", "view.state.axis", "time"), ("t", "view.state.axis", "step"), ("l", "view.state.log", True), ("m", "view.state.smooth", 5)):
+        tab.keyboard.press(key)
+        assert tab.evaluate(f"(view => {found})(document.querySelector('.dk').view)") == value, key
+    tab.keyboard.press("?")
+    assert tab.is_visible("text=let go")
+    tab.keyboard.press("Escape"), tab.keyboard.press("p")
+    assert tab.get_attribute(".dk-picture", "src").startswith("data:image/png;base64,")
 
 
-def test_hundreds_of_questions_are_filtered_and_walked_by_keyboard_and_nothing_foreign_runs(chromium, quiz, tmp_path):
-    many = B.QuestionBrowser(list(quiz) * 1, {"teacher": said(quiz), "<b>student": said(quiz, 3)})
+DRAWN = """([panel, rgb, from, to]) => { const view = document.querySelector('.dk').view, chart = view.charts.find(c => c.spec.key === panel), canvas = chart.base, ratio = canvas.width / chart.w, x = ratio * chart.px(from), w = ratio * (chart.px(to) - chart.px(from));
+  const d = canvas.getContext('2d').getImageData(x, 0, w, canvas.height).data; let n = 0;
+  for (let i = 0; i < d.length; i += 4) if (Math.abs(d[i] - rgb[0]) + Math.abs(d[i + 1] - rgb[1]) + Math.abs(d[i + 2] - rgb[2]) < 60) n++;
+  return n; }"""
+
+
+def test_missing_steps_are_a_gap_on_the_canvas(opened, tmp_path):
+    write(tmp_path / "outputs/whole")
+    write(tmp_path / "outputs/torn", [*range(1, 6), *range(12, 21)], ce_share=0.25)
+    tab = opened(RunDashboard(tmp_path / "outputs", ["whole", "torn"]).to_html(tmp_path / "runs.html").read_text())
+    ink = lambda rgb, *between: tab.evaluate(DRAWN, ["ce_share", rgb, *between])
+    blue, orange = [0x3B, 0x82, 0xC4], [0xE0, 0x8A, 0x2E]
+    assert ink(orange, 5.5, 11.5) == 0 < ink(orange, 13, 17) and ink(blue, 5.5, 11.5) > 0
+
+
+def test_in_jupyter_the_dashboard_asks_for_what_is_new_and_shows_it(opened, tmp_path):
+    write(tmp_path / "outputs/run", status={"status": "ok"})
+    dashboard = RunDashboard(tmp_path / "outputs")
+    first = dashboard.snapshot()
+    with open(tmp_path / "outputs/run/checkpoints/agp" / TELEMETRY, "a") as file: file.write(json.dumps(row(21, loss=0.125)) + "\n")
+    (tmp_path / "outputs/run/status.json").write_text(json.dumps({"status": "failed", "error": "the <b>disk</b> is full", "pid": 1}))
+    later = dashboard.answer({"kind": "look", "shown": ["run"], "have": {}})
+    tab = opened(with_kernel("dashboard", json.dumps(first).encode(), f"(replies => m => replies.length ? replies.shift() : {{error: 'the kernel has left'}})([{{made: 1, runs: [], listed: {json.dumps(first['listed'])}}}, {json.dumps(later)}])"))
+    tab.wait_for_function("sent.length > 0")
+    assert tab.evaluate("sent[0]") == {"kind": "look", "shown": ["run"], "have": {"run": first["runs"][0]["version"]}, "id": 1} and "ok" in tab.inner_text(".dk-runs")
+    tab.evaluate("document.querySelector('.dk').view.look()")
+    tab.wait_for_selector("text=failed")
+    assert "the <b>disk</b> is full" in tab.inner_text(".dk-runs") and "0.125" in tab.inner_text(".dk-runs") and "run is now failed" in tab.text_content(".dk-live")
+    tab.evaluate("document.querySelector('.dk').view.look()")
+    tab.wait_for_selector("text=the kernel has left")
+    tab.focus("canvas[tabindex='0']"), tab.keyboard.press("Space")
+    assert tab.inner_text(".dk-pulse") == "paused"
+    tab.keyboard.press("2")
+    assert tab.evaluate("model.get('view')") == {"shown": ["run"], "hidden": [], "section": "losses", "axis": "step", "log": False, "smooth": 1}
+
+
+def test_hundreds_of_questions_are_filtered_and_walked_by_keyboard_and_nothing_foreign_runs(opened, quiz, tmp_path):
+    many = B.QuestionBrowser(quiz, {"teacher": said(quiz), "<b>student": said(quiz, 3)})
     many.entries.rows = [{**r, "id": f"{r['id']}-{k}"} for k in range(20) for r in many.entries.rows]
-    tab, wrong = visit(chromium, many.to_html(tmp_path / "q.html"), 820)
+    tab = opened(many.to_html(tmp_path / "q.html").read_text(), 820)
     assert tab.inner_text(".dk-count") == "1200 of 1200" and tab.locator(".dk-line2").count() < 40
     assert "there is no picture" in tab.inner_text(".dk-album")
     seen = set()
     for _ in HOSTILE:
-        seen.add(tab.inner_text(".dk-ask"))
+        seen.add(tab.text_content(".dk-ask"))
         tab.keyboard.press("ArrowDown")
     assert all(any(text in s for s in seen) for text in HOSTILE if text != "<image>")
+    assert tab.locator(".dk-point").count() > 0 and tab.locator("img[src=x]").count() == 0
     tab.keyboard.press("/")
     tab.keyboard.type("onerror")
     assert 0 < int(tab.inner_text(".dk-count").split()[0]) < 1200
     tab.keyboard.press("Escape")
-    tab.keyboard.press("w")
-    assert tab.inner_text(".dk-count") != "1200 of 1200" and set(tab.locator(".dk-card i").all_inner_texts()) & {"\u2715"}
+    state = lambda key: tab.evaluate(f"document.querySelector('.dk').view.state.{key}")
+    for key, name, value in (("2", "capability", "perception"), ("1", "capability", ""), ("c", "camera", "CAM_FRONT"), ("o", "object", "car"), ("w", "mark", "wrong"), ("End", "id", None), ("Home", "id", None), ("PageDown", "id", None), ("k", "id", None), ("j", "id", None)):
+        before = state(name)
+        tab.keyboard.press(key)
+        assert state(name) == value if value is not None else state(name) != before, key
+    assert tab.inner_text(".dk-count") != "1200 of 1200" and "\u2715" in tab.locator(".dk-card i").all_inner_texts()
+    tab.keyboard.press("Enter")
+    assert tab.is_visible(".dk-large")
+    tab.keyboard.press("Escape"), tab.keyboard.press("?")
+    assert tab.is_visible("text=first picture, large")
+    tab.keyboard.press("Escape"), tab.keyboard.press("p")
+    tab.wait_for_selector(".dk-picture")
+    tab.keyboard.press("Escape")
     took = tab.evaluate("(() => { const box = document.querySelector('input[type=search]'), t = performance.now(); for (const text of ['c', 'ca', 'car']) { box.value = text; box.dispatchEvent(new Event('input')); } return (performance.now() - t) / 3; })()")
     assert took < 200  # milliseconds a keystroke, on a busy machine
-    assert tab.locator(".dk-point").count() > 0 and tab.locator("img[src=x]").count() == 0 and wrong == []
-    tab.close()
+
+
+def test_in_jupyter_pictures_are_asked_for_by_number_when_their_question_is_opened(opened, quiz):
+    browser = B.QuestionBrowser(quiz)
+    data = B.packed(browser.header(), [None] * len(browser.entries.pictures))
+    replies = {i: reply_to(browser.answer, {"kind": "picture", "index": i}) for i in range(len(browser.entries.pictures))}
+    tab = opened(with_kernel("questions", data, f"(replies => m => replies[m.index])({json.dumps(replies)})"))
+    tab.wait_for_selector(".dk-album img[src^='data:image/jpeg;base64,']")
+    tab.wait_for_selector("text=there is no picture")
+    assert {m["kind"] for m in tab.evaluate("sent")} == {"picture"} and tab.locator(".dk-point").count() == len(browser.entries.rows[0]["tags"])
+    tab.click("text=What about </s>")
+    assert tab.evaluate("model.get('view').id") == "q1" and tab.evaluate("sent.length") == len(browser.entries.pictures)  # each once

@@ -60,7 +60,7 @@ function placeOf(xs, x) {
 const word = key => key.slice(key.indexOf("/") + 1);
 const starting = (students, prefix) => [...new Set(students.flatMap(s => Object.keys(s.curves).filter(k => k.startsWith(prefix + "/"))))];
 
-/** A panel: title, what its numbers are, and which curves of each student it draws (a second one dashed). */
+/** A panel: title, what its numbers are, and which curves of each student it draws (of two, the first one pale). */
 const panel = (key, title, more = {}) => ({key, title, curves: [key], ...more});
 const SHARE = {low: 0, high: 1, unit: "share"}, COSINE = {zero: true}, POSITIVE = {positive: true};
 
@@ -70,8 +70,8 @@ const PANELS = {
   losses: s => [panel("loss", "Total loss, as minimised", POSITIVE), ...starting(s, "losses").map(k => panel(k, "Loss: " + word(k), POSITIVE))],
   weights: s => [...starting(s, "loss_weights").map(k => panel(k, "Weight: " + word(k), {low: 0})), ...starting(s, "ratios").map(k => panel(k, "Weighted gradient of " + word(k) + " relative to CE", POSITIVE)),
     ...starting(s, "norms_unweighted").map(k => panel(k, "Gradient norm: " + word(k), POSITIVE))],
-  cosines: s => [...starting(s, "cosines").map(k => panel(k, word(k), {...COSINE, curves: [k, k.replace("cosines/", "cosines_stage1/")], note: "dashed: after stage 1"})),
-    ...starting(s, "cosines_merged").map(k => panel(k, word(k) + ", merged", {...COSINE, curves: [k, k.replace("cosines_merged/", "cosines_stage2/")], note: "dashed: after stage 2"}))],
+  cosines: s => [...starting(s, "cosines").map(k => panel(k, word(k), {...COSINE, curves: [k, k.replace("cosines/", "cosines_stage1/")], note: "pale: before stage 1, strong: after"})),
+    ...starting(s, "cosines_merged").map(k => panel(k, word(k) + ", merged", {...COSINE, curves: [k, k.replace("cosines_merged/", "cosines_stage2/")], note: "pale: before stage 2, strong: after"}))],
   fired: s => [...starting(s, "fired_stage1").map(k => panel(k, "Stage 1 on " + word(k), {...SHARE, flag: true})), ...starting(s, "fired_stage2").map(k => panel(k, "Stage 2: " + word(k), {...SHARE, flag: true})), panel("ce_share", "Share of CE in the gradient", SHARE)],
   machine: s => [panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory while watched, GB", {low: 0, own: true}), panel("seconds", "Seconds since the trainer began", {low: 0})],
   log: s => [...new Set(s.flatMap(x => Object.keys(x.log || {})))].map(k => panel("log/" + k, k.replace(/_/g, " "))),
@@ -120,10 +120,10 @@ class Chart {
     const {view, spec} = this, k = Math.max(view.state.smooth, spec.flag ? 10 : 1);
     this.lines = view.students().flatMap(s => spec.curves.map((key, second) => {
       const found = curveOf(s, key, view.byTime());
-      return found && {...found, student: s, ink: s.ink, dashed: second > 0, raw: found.y, y: k > 1 ? smoothed(found.y, k) : found.y, smooth: k > 1};
+      return found && {...found, student: s, ink: s.ink, pale: second < spec.curves.length - 1, raw: found.y, y: k > 1 ? smoothed(found.y, k) : found.y, smooth: k > 1};
     })).filter(Boolean);
     this.domain = spec.own ? [0, Math.max(1, ...this.lines.map(l => l.x.at(-1)))] : view.domain();
-    const inside = this.lines.flatMap(l => (l.dashed || !l.smooth ? l.y : l.raw).filter((y, i) => y != null && l.x[i] >= this.domain[0] && l.x[i] <= this.domain[1]));
+    const inside = this.lines.flatMap(l => (spec.curves.length > 1 || !l.smooth ? l.y : l.raw).filter((y, i) => y != null && l.x[i] >= this.domain[0] && l.x[i] <= this.domain[1]));
     this.log = Boolean(view.state.log && spec.positive && inside.length && inside.some(y => y > 0));
     this.range = this.log ? this.logRange(inside.filter(y => y > 0)) : this.plainRange(inside);
   }
@@ -141,17 +141,17 @@ class Chart {
   }
   draw(pen = this.base.getContext("2d")) {
     this.collect();
-    const colours = getComputedStyle(this.view.box.root), ink = colours.color, soft = colours.getPropertyValue("--line") || "#ccc";
+    const spec = this.spec, colours = getComputedStyle(this.view.box.root), ink = colours.color, soft = colours.getPropertyValue("--line") || "#ccc";
     if (pen.canvas === this.base) pen.clearRect(0, 0, this.w, this.h);
     pen.font = FACE; pen.lineWidth = 1; pen.textBaseline = "middle";
-    this.axes(pen, ink, soft);
+    if (this.lines.length) this.axes(pen, ink, soft);
     pen.save(); pen.beginPath(); pen.rect(LEFT, 0, this.w - LEFT - RIGHT, this.h - BOTTOM + 1); pen.clip();
     for (const line of this.lines) {
-      if (line.smooth) this.stroke(pen, line, line.raw, 0.22, 1);
-      this.stroke(pen, line, line.y, 1, 1.6);
+      if (line.smooth && spec.curves.length < 2) this.stroke(pen, line, line.raw, 0.22, 1);
+      this.stroke(pen, line, line.y, line.pale ? 0.4 : 1, 1.6);
     }
     pen.restore();
-    if (!this.lines.length) { pen.fillStyle = ink; pen.globalAlpha = 0.6; pen.fillText(this.spec.key === "memory" ? "measured while a run goes on here" : "nothing recorded", LEFT + 10, this.h / 2); pen.globalAlpha = 1; }
+    if (!this.lines.length) { pen.fillStyle = ink; pen.globalAlpha = 0.6; pen.textAlign = "center"; pen.fillText(this.spec.key === "memory" ? "measured while a run goes on here" : "nothing recorded", this.w / 2, this.h / 2); pen.globalAlpha = 1; }
     this.describe();
   }
   axes(pen, ink, soft) {
@@ -166,7 +166,7 @@ class Chart {
     pen.globalAlpha = 1;
   }
   stroke(pen, line, values, alpha, width) {
-    pen.strokeStyle = pen.fillStyle = line.ink; pen.globalAlpha = alpha; pen.lineWidth = width; pen.setLineDash(line.dashed ? [4, 3] : line.student.dash);
+    pen.strokeStyle = pen.fillStyle = line.ink; pen.globalAlpha = alpha; pen.lineWidth = width; pen.setLineDash(line.student.dash);
     pen.beginPath();
     let open = false;
     for (let i = 0; i < values.length; i++) {
@@ -188,10 +188,10 @@ class Chart {
     const values = this.lines.map(l => { const i = shown == null ? l.raw.length - 1 : placeOf(l.x, shown); return [l, shown != null && (shown < l.x[0] || shown > l.x.at(-1)) ? null : l.y[i], l.x[i]]; });
     if (shown != null) for (const [l, y, at] of values) if (y != null && !(this.log && y <= 0)) { pen.fillStyle = l.ink; pen.beginPath(); pen.arc(this.px(at), this.py(y), 3, 0, 7); pen.fill(); }
     const share = this.spec.unit === "share";
-    this.legend.replaceChildren(...values.map(([l, y]) => el("span", {class: "dk-key", title: l.student.label + (l.dashed ? ", " + this.spec.note : "")}, el("i", {style: `background:${l.ink}${l.dashed ? ";opacity:.45" : ""}`}), y == null ? "\u2013" : share ? percent(y, 0) : brief(y))));
+    this.legend.replaceChildren(...values.map(([l, y]) => el("span", {class: "dk-key", title: l.student.label + (l.pale ? ", before" : this.spec.note ? ", after" : "")}, el("i", {style: `background:${l.ink}${l.pale ? ";opacity:.4" : ""}`}), y == null ? "\u2013" : share ? percent(y, 0) : brief(y))));
   }
   describe() {
-    const parts = this.lines.map(l => { const known = l.y.filter(y => y != null); return known.length ? `${l.student.label}${l.dashed ? " (" + this.spec.note + ")" : ""}: from ${brief(known[0])} to ${brief(known.at(-1))}` : `${l.student.label}: gaps only`; });
+    const parts = this.lines.map(l => { const known = l.y.filter(y => y != null); return known.length ? `${l.student.label}${l.pale ? " before" : ""}: from ${brief(known[0])} to ${brief(known.at(-1))}` : `${l.student.label}: gaps only`; });
     this.over.setAttribute("aria-label", `${this.spec.title}. ${parts.join("; ") || "nothing recorded"}`);
   }
 }
@@ -211,7 +211,7 @@ class DashboardView {
   start() {
     new ResizeObserver(() => this.fit()).observe(this.grid);
     this.renew();
-    this.box.root.dataset.ready = "true";
+    Object.assign(this.box.root, {view: this}).dataset.ready = "true";  // for the console, and for tests
     if (this.live) { this.beat = Date.now(); this.loop(); setInterval(() => this.showPulse(), 1000); }
     return this;
   }
@@ -407,7 +407,7 @@ const LOOK = `
 .dk-chip i,.dk-key i{display:inline-block;width:12px;height:4px;border-radius:2px}.dk-tools{margin:6px 0 10px}.dk-grid{display:grid;gap:12px}.dk-chart{margin:0;border:1px solid var(--line);border-radius:6px;padding:6px 8px 5px;min-width:0}
 .dk-chart figcaption{display:flex;justify-content:space-between;gap:8px;font-size:12px;margin-bottom:3px}.dk-chart figcaption b{font-weight:600;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.dk-chart figcaption span{color:var(--soft);white-space:nowrap}
 .dk-plot{position:relative}.dk-plot canvas{display:block}.dk-over2{position:absolute;left:0;top:0;cursor:crosshair;touch-action:pan-y}.dk-legend{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:12px;font-variant-numeric:tabular-nums;min-height:18px;padding-left:46px}
-.dk-key{display:inline-flex;gap:5px;align-items:center}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}.dk-readout{min-height:2.8em;overflow-wrap:anywhere}
+.dk-key{display:inline-flex;gap:5px;align-items:center}.dk-keys{width:auto}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}.dk-readout{min-height:2.8em;overflow-wrap:anywhere}
 @media(prefers-color-scheme:dark){.dk-bad{background:#4a1a16;color:#ffc9c3;border-color:#7c2d26}.dk-ok{background:#123524;color:#b4e6cd;border-color:#235c41}.dk-run{background:#14304f;color:#bcd8f7;border-color:#2a5587}.dk-badtext{color:#ff9b91}}
 }
 `;

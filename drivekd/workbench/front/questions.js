@@ -79,7 +79,7 @@ class QuestionView {
   start() {
     new ResizeObserver(() => this.drawList()).observe(this.list);
     this.renew();
-    this.box.root.dataset.ready = "true";
+    Object.assign(this.box.root, {view: this}).dataset.ready = "true";  // for the console, and for tests
     return this;
   }
   accept(given) {
@@ -126,7 +126,7 @@ class QuestionView {
     this.scores.replaceChildren(...rows.map(r => {
       const closed = r.right + r.wrong + r.unread, parts = [["right", r.right], ["wrong", r.wrong], ["unread", r.unread]];
       const words = closed ? `${r.right} of ${closed} right${r.unread ? `, ${r.unread} unread` : ""}` : r.asked ? `${r.asked} open` : "not asked";
-      return el("div", {class: "dk-score"}, el("bdi", {class: "dk-by", title: r.by}, r.by), el("span", {class: "dk-stack", role: "img", "aria-label": words}, parts.map(([k, n]) => el("i", {class: "dk-is-" + k, style: `flex:${n}`}))), el("span", {}, words + (r.judge == null ? "" : `; judge ${r.judge.toFixed(0)}`)));
+      return el("div", {class: "dk-score"}, el("bdi", {class: "dk-by", title: r.by}, r.by), el("span", {}, words + (r.judge == null ? "" : `; judge ${r.judge.toFixed(0)}`)), el("span", {class: "dk-stack", role: "img", "aria-label": words}, parts.map(([k, n]) => el("i", {class: "dk-is-" + k, style: `flex:${n}`}))));
     }));
   }
   /** Only the lines in sight exist. */
@@ -153,7 +153,7 @@ class QuestionView {
     this.figures = this.pictures(e);
     this.detail.replaceChildren(el("p", {class: "dk-facts"}, el("bdi", {}, facts.join(" \u00b7 "))), el("p", {class: "dk-ask"}, this.tagged(e.question, e)), el("div", {class: "dk-album" + (this.figures.length === 1 ? " dk-one" : "")}, this.figures),
       el("div", {class: "dk-answers"}, this.card("reference", e.answer, "", e), e.said.map(s => this.card(s.by, s.reply, s, e))));
-    this.detail.scrollTop = 0;
+    this.detail.classList.toggle("dk-single", this.figures.length === 1);
     this.prefetch();
   }
   /** A text whose tags are linked to their points. */
@@ -255,8 +255,8 @@ function write(pen, text, x, y, width, font, step) {
 const LOOK = `
 .dk-quiz{
 .dk-push{flex:1}.dk-title{font-size:14px;margin:0}.dk-count{color:var(--soft)}input[type=search]{border:1px solid var(--line);border-radius:5px;padding:3px 8px;background:var(--bg);width:min(290px,100%);min-height:26px}.dk-tools{margin:8px 0}
-.dk-scores{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:2px 18px;margin:6px 0;font-size:12px}.dk-score{display:grid;grid-template-columns:minmax(0,130px) minmax(40px,1fr) auto;gap:8px;align-items:center}.dk-by{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:600}
-.dk-stack{display:flex;height:9px;border-radius:4px;overflow:hidden;background:var(--fill)}.dk-stack .dk-is-right{background:#2e9e77}.dk-stack .dk-is-wrong{background:#e08a2e}.dk-stack .dk-is-unread{background:#9aa2ab}
+.dk-scores{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:6px 18px;margin:6px 0 10px;font-size:12px}.dk-score{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:1px 8px;color:var(--soft)}.dk-by{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:600;color:var(--ink)}
+.dk-stack{grid-column:1/-1;display:flex;height:6px;border-radius:4px;overflow:hidden;background:var(--fill)}.dk-stack .dk-is-right{background:#2e9e77}.dk-stack .dk-is-wrong{background:#e08a2e}.dk-stack .dk-is-unread{background:#9aa2ab}
 .dk-two{display:grid;grid-template-columns:minmax(0,1fr);gap:12px}.dk-questions{position:relative;height:230px;overflow:auto;border:1px solid var(--line);border-radius:6px}.dk-tall{position:relative}
 .dk-line2{position:absolute;left:0;right:0;height:46px;padding:4px 10px;border-bottom:1px solid var(--line);cursor:pointer;overflow:hidden}.dk-line2:hover{background:var(--fill)}.dk-line2[aria-selected=true]{background:var(--fill);box-shadow:inset 3px 0 var(--hot)}
 .dk-q{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;unicode-bidi:isolate}.dk-sub{display:flex;gap:8px;font-size:11px;color:var(--soft);white-space:nowrap}.dk-cap{font-weight:600}.dk-marks{margin-left:auto;display:flex;gap:5px}
@@ -266,9 +266,10 @@ i[class^=dk-is]{font-style:normal;font-weight:700}i.dk-is-right{color:#1d7a59}i.
 .dk-pane{position:relative;display:block;width:100%;padding:0;border:0;border-radius:5px;overflow:hidden;background:var(--fill);min-height:60px;cursor:zoom-in}.dk-pane img{display:block;width:100%}.dk-large{cursor:default;max-width:1100px}.dk-why{display:block;padding:18px 10px;color:var(--soft);font-size:12px;white-space:normal;overflow-wrap:anywhere}
 .dk-point{position:absolute;width:20px;height:20px;margin:-10px 0 0 -10px;border:3px solid #ff8c1e;border-radius:50%;box-shadow:0 0 0 1px rgba(0,0,0,.6)}.dk-point b{position:absolute;left:18px;top:-14px;background:#ff8c1e;color:#10151a;border-radius:3px;padding:0 4px;font-size:11px;line-height:15px}.dk-in-answer{border-style:dotted}
 .dk-lit{outline:3px solid var(--hot);outline-offset:3px;z-index:2}mark.dk-tag{background:#ffe7cc;color:#10151a;border-radius:3px;padding:0 2px}
-.dk-answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(220px,1fr));gap:8px;margin-top:10px}.dk-card{border:1px solid var(--line);border-left:4px solid var(--line);border-radius:6px;padding:6px 10px;min-width:0}.dk-card p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;max-height:12em;overflow:auto}.dk-card h3{display:flex;gap:6px}.dk-card small{color:var(--soft)}
-.dk-card-right{border-left-color:#2e9e77}.dk-card-wrong{border-left-color:#e08a2e}.dk-card-unread{border-left-color:#9aa2ab}.dk-card-ref{border-left-color:var(--hot)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}
-@container (min-width:1000px){.dk-two{grid-template-columns:minmax(300px,370px) minmax(0,1fr)}.dk-questions{height:660px}}
+.dk-answers{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:8px;margin-top:10px}.dk-card{border:1px solid var(--line);border-left:4px solid var(--line);border-radius:6px;padding:6px 10px;min-width:0}.dk-card p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;max-height:18em;overflow:auto}.dk-card h3{display:flex;gap:6px}.dk-card small{color:var(--soft)}
+.dk-card-right{border-left-color:#2e9e77}.dk-card-wrong{border-left-color:#e08a2e}.dk-card-unread{border-left-color:#9aa2ab}.dk-card-ref{border-left-color:var(--hot)}.dk-keys{width:auto}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}
+@container (min-width:900px){.dk-two{grid-template-columns:minmax(260px,27%) minmax(0,1fr)}.dk-questions{height:660px}}
+@container (min-width:1200px){.dk-single{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:0 14px;align-content:start}.dk-single>p{grid-column:1/-1}.dk-single .dk-answers{margin-top:0;align-content:start}}
 }
 `;
 
