@@ -30,8 +30,8 @@ def state(trainer): return {k: v.clone() for k, v in trainer.model.state_dict().
 
 
 def lines(folder):
-    "Telemetry without the clock, which no two runs share."
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(folder / "telemetry.jsonl")]
+    "Telemetry without clock and memory, which no two runs share."
+    return [{k: v for k, v in row.items() if k not in ("seconds", "memory_gb")} for row in read_log(folder / "telemetry.jsonl")]
 
 
 def assert_same(a, b, **tolerance):

@@ -168,7 +168,7 @@ class MultiLossTrainer(SamplingTrainer):
         self.reweighting.observe(fold_anchors(outcome.losses), fold_anchors(outcome.norms))
         if self.is_world_process_zero():
             append_telemetry(Path(self.args.output_dir) / TELEMETRY, self.state.global_step + 1, outcome, self.reweighting.ratios,
-                             time.monotonic() - self.made)
+                             time.monotonic() - self.made, torch.cuda.max_memory_allocated(self.args.device) / 1e9 if self.args.device.type == "cuda" else None)
         return outcome.total
 
     def _skip(self) -> None:

@@ -82,7 +82,7 @@ def numbers_of(
     row: Mapping,  # of telemetry.jsonl
 ) -> dict[str, float]:
     "Named numbers of a row."
-    found = {key: _number(row[key]) for key in ("loss", "ce_share", "seconds", "norm_result") if key in row}
+    found = {key: _number(row[key]) for key in ("loss", "ce_share", "seconds", "memory_gb", "norm_result") if key in row}
     for key in _BY_TERM:
         values = row.get(key)
         found |= {f"{key}/{str(term)[:_NAME]}": _number(x) for term, x in values.items()} if isinstance(values, dict) else {}
@@ -384,7 +384,7 @@ class Watch:
         return there + [{"name": name, "status": "refused", "error": words, "place": "", "started": "", "seconds": None} for name, words in refused_runs(self.root).items()]
 
 # %% ../../nbs/api/runs/06_tail.ipynb #b61af04c
-_DRAWN = ("step", "loss", "ce_share", "seconds", "norm_result", "terms", "merged", "fired_stage1", "fired_stage2", *_BY_TERM, *_PAIRS)
+_DRAWN = ("step", "loss", "ce_share", "seconds", "memory_gb", "norm_result", "terms", "merged", "fired_stage1", "fired_stage2", *_BY_TERM, *_PAIRS)
 
 
 def _digits(value: Any) -> Any:
@@ -405,7 +405,7 @@ def excerpt(
         kept = [{k: _digits(row[k]) for k in _DRAWN if k in row} for row in Tail(path).read()[1][:rows]]
         (folder / "checkpoints" / student).mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints" / student / path.name).write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in kept))
-    for name in ("status.json", "params.yaml"):
-        if (run / name).is_file(): (folder / name).write_bytes((run / name).read_bytes())
+    if (run / "params.yaml").is_file(): (folder / "params.yaml").write_bytes((run / "params.yaml").read_bytes())
+    if status := read_status(run): (folder / "status.json").write_text(json.dumps(status, indent=1))  # elsewhere, nobody can see that a process is gone
     if (peak := peak_memory(run)) is not None: (folder / "result.json").write_text(json.dumps({"metrics": {"peak_memory_gb": peak}}))
     return folder

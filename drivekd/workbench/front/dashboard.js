@@ -73,7 +73,7 @@ const PANELS = {
   cosines: s => [...starting(s, "cosines").map(k => panel(k, word(k), {...COSINE, curves: [k, k.replace("cosines/", "cosines_stage1/")], note: "pale: before stage 1, strong: after"})),
     ...starting(s, "cosines_merged").map(k => panel(k, word(k) + ", merged", {...COSINE, curves: [k, k.replace("cosines_merged/", "cosines_stage2/")], note: "pale: before stage 2, strong: after"}))],
   fired: s => [...starting(s, "fired_stage1").map(k => panel(k, "Stage 1 on " + word(k), {...SHARE, flag: true})), ...starting(s, "fired_stage2").map(k => panel(k, "Stage 2: " + word(k), {...SHARE, flag: true})), panel("ce_share", "Share of CE in the gradient", SHARE)],
-  machine: s => [panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory while watched, GB", {low: 0, own: true}), panel("seconds", "Seconds since the trainer began", {low: 0})],
+  machine: s => [panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory while watched, GB", {low: 0, own: true}), panel("memory_gb", "Accelerator memory, peak so far, GB", {low: 0}), panel("seconds", "Seconds since the trainer began", {low: 0})],
   log: s => [...new Set(s.flatMap(x => Object.keys(x.log || {})))].map(k => panel("log/" + k, k.replace(/_/g, " "))),
 };
 
@@ -298,7 +298,8 @@ class DashboardView {
     const last = (s, key) => { const c = s.curves[key]; return c ? c.findLast(v => v != null) : null; }, of = key => students.map(s => brief(last(s, key))).join(" \u00b7 ") || "\u2013";
     const chips = students.map(s => el("button", {type: "button", class: "dk-chip", "aria-pressed": String(!this.state.hidden.includes(s.key)), "data-focus": "chip " + s.key, title: s.flaws.length ? `line ${s.flaws.join(", ")} of its telemetry cannot be read: a gap` : "show or hide", onclick: () => this.flip(s.key)},
       el("i", {style: `background:${s.ink}`}), s.name, s.flaws.length ? " \u26a0" : ""));
-    const memory = run && run.memory.length ? gigabytes(run.memory.at(-1)[1]) : run && run.peak != null ? run.peak.toFixed(1) + " GB peak" : "\u2013";
+    const card = Math.max(...students.map(s => last(s, "memory_gb") || 0), 0), main = run && run.memory.length ? gigabytes(run.memory.at(-1)[1]) : run && run.peak != null ? run.peak.toFixed(1) + " GB peak" : "\u2013";
+    const memory = card ? `${main} + ${card.toFixed(1)} GB accelerator` : main;
     const cells = [el("label", {class: "dk-name"}, tick, el("bdi", {}, name)), el("span", {class: "dk-badge dk-" + (bad ? "bad" : said.status === "ok" ? "ok" : said.status === "running" ? "run" : "none"), title: said.error}, (BADGES[said.status] || "\u25cb") + " " + said.status),
       el("span", {class: "dk-chips"}, chips), students.map(s => s.step).join(" \u00b7 ") || "\u2013", of("loss"), of("rate"), memory, duration(said.seconds)];
     const why = [said.place, said.error, this.quiet(run)].filter(Boolean).join(": "), more = this.differences(run);

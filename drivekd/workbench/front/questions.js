@@ -269,7 +269,7 @@ i[class^=dk-is]{font-style:normal;font-weight:700}i.dk-is-right{color:#1d7a59}i.
 .dk-answers{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:8px;margin-top:10px}.dk-card{border:1px solid var(--line);border-left:4px solid var(--line);border-radius:6px;padding:6px 10px;min-width:0}.dk-card p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;max-height:18em;overflow:auto}.dk-card h3{display:flex;gap:6px}.dk-card small{color:var(--soft)}
 .dk-card-right{border-left-color:#2e9e77}.dk-card-wrong{border-left-color:#e08a2e}.dk-card-unread{border-left-color:#9aa2ab}.dk-card-ref{border-left-color:var(--hot)}.dk-keys{width:auto}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}
 @container (min-width:900px){.dk-two{grid-template-columns:minmax(260px,27%) minmax(0,1fr)}.dk-questions{height:660px}}
-@container (min-width:1200px){.dk-single{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:0 14px;align-content:start}.dk-single>p{grid-column:1/-1}.dk-single .dk-answers{margin-top:0;align-content:start}}
+@container (min-width:640px){.dk-single{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:0 14px;align-content:start}.dk-single>p{grid-column:1/-1}.dk-single .dk-answers{margin-top:0;align-content:start}}
 }
 `;
 
