@@ -148,8 +148,8 @@ def test_the_browser_gets_what_is_new_and_nothing_else(tmp_path):
 
 
 STANDS_IN = """
-import json, os, sys, time
-run = Path(sys.argv[1])
+import json, os, pathlib, sys
+run = pathlib.Path(sys.argv[1])
 (run / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid(), "cell": 7, "cells": 12}))
 for line in sys.stdin:  # a step a line, as the test wants them
     with open(run / "checkpoints/agp/telemetry.jsonl", "a") as file: file.write(line)
