@@ -342,6 +342,7 @@ DRAWN = """([panel, rgb, from, to]) => { const view = document.querySelector('.d
   return n; }"""
 
 
+@pytest.mark.slow
 def test_missing_steps_are_a_gap_on_the_canvas(opened, tmp_path):
     write(tmp_path / "outputs/whole")
     write(tmp_path / "outputs/torn", [*range(1, 6), *range(12, 21)], ce_share=0.25)
@@ -405,6 +406,7 @@ def test_hundreds_of_questions_are_filtered_and_walked_by_keyboard_and_nothing_f
     assert took < 200  # milliseconds a keystroke, on a busy machine
 
 
+@pytest.mark.slow
 def test_in_jupyter_pictures_are_asked_for_by_number_when_their_question_is_opened(opened, quiz):
     browser = B.QuestionBrowser(quiz)
     data = B.packed(browser.header(), [None] * len(browser.entries.pictures))
