@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import torch
-from test_trainer import make, state
+from test_trainer import lines, make, state
 from toys import tiny
 
-from drivekd.distill.runfiles import SAVING, TELEMETRY, last_checkpoint
+from drivekd.distill.runfiles import SAVING, last_checkpoint
 
 # dropout, accumulation, checkpoints within and between epochs, rotation down to one, state in the reweighting
 OPTIONS = dict(max_steps=8, save_strategy="steps", save_steps=1, save_total_limit=1, gradient_accumulation_steps=2,
@@ -25,7 +25,7 @@ def run(folder: Path) -> None:
     torch.set_num_threads(1)
     trainer = make(folder, student=tiny(dropout=0.1), **OPTIONS)
     trainer.train(resume_from_checkpoint=True)
-    torch.save([state(trainer), (folder / TELEMETRY).read_text()], folder / "aside")
+    torch.save([state(trainer), lines(folder)], folder / "aside")
     (folder / "aside").rename(folder / "final")
 
 
@@ -84,6 +84,6 @@ if __name__ == "__main__":
     while sum(r["kills"] for r in record) < kills:
         folder = root / f"killed-{len(record)}"
         done, saving = survive(folder, kills - sum(r["kills"] for r in record), draw, duration)
-        weights, lines = torch.load(folder / "final")
-        record.append({"kills": done, "while_saving": saving, "same": all(torch.equal(weights[n], whole[n]) for n in whole) and lines == telemetry})
+        weights, rows = torch.load(folder / "final")
+        record.append({"kills": done, "while_saving": saving, "same": all(torch.equal(weights[n], whole[n]) for n in whole) and rows == telemetry})
     print(json.dumps(record))

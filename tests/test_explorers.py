@@ -11,7 +11,8 @@ from readme import ROOT
 from drivekd.distill.capabilities import make_recipe
 from drivekd.workbench import bundle as B
 from drivekd.workbench import pages as P
-from drivekd.workbench.explorers import AttentionExplorer, answer_message, common_sides, grids_of, on_canvas
+from drivekd.workbench.explorers import AttentionExplorer, common_sides, grids_of, on_canvas
+from drivekd.workbench.live import reply_to
 
 SHIPPED = ROOT / "data/explorers/miniature.safetensors"
 LIMIT = 60 * 1024  # bytes of the front end
@@ -77,8 +78,8 @@ def test_static_output_is_one_sandboxed_frame_with_picture_and_words(shipped):
 
 
 def test_sizes_above_a_limit_are_refused_with_a_sentence(shipped, tmp_path):
-    with pytest.raises(B.BundleError, match="keep fewer rows"): AttentionExplorer(shipped).static()
-    with pytest.raises(B.BundleError, match="above the limit"): AttentionExplorer(shipped).to_html(tmp_path / "x.html", limit=1000)
+    with pytest.raises(ValueError, match="keep fewer rows"): AttentionExplorer(shipped).static()
+    with pytest.raises(ValueError, match="above the limit"): AttentionExplorer(shipped).to_html(tmp_path / "x.html", limit=1000)
     assert not list(tmp_path.iterdir())
 
 
@@ -98,13 +99,13 @@ def test_traits_hold_the_bundle_and_a_checked_view(shipped):
                                      {"kind": "ablate", "model": "planning", "boxes": [[9, 0, 0, 1, 1]]}, {"kind": "ablate", "model": "planning", "boxes": [[0, 0, 0, 1, 7]]}, {"kind": "ablate", "model": "planning", "boxes": []}])
 def test_messages_that_ask_for_something_else_never_reach_the_model(shipped, message):
     asked = []
-    assert "error" in answer_message(AttentionExplorer(shipped, ablate=lambda *a: asked.append(a)), message) and not asked
+    assert "error" in reply_to(AttentionExplorer(shipped, ablate=lambda *a: asked.append(a)).answer, message) and not asked
 
 
 def test_an_ablation_reaches_the_model_and_comes_back(shipped):
     from drivekd.workbench.recording import Answered
     explorer = AttentionExplorer(shipped, ablate=lambda model, boxes: (Answered("a", 1.0), Answered(f"{model} {boxes}", 2.0)))
-    reply = answer_message(explorer, {"kind": "ablate", "model": "student", "boxes": [[0, 0, 0, 0.5, 1], [0, 0.5, 0, 1, 1]]})
+    reply = reply_to(explorer.answer, {"kind": "ablate", "model": "student", "boxes": [[0, 0, 0, 0.5, 1], [0, 0.5, 0, 1, 1]]})
     assert reply["after"] == {"reply": "student {0: [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]}", "loss": 2.0}
 
 

@@ -29,7 +29,9 @@ def make(folder, recipe="agp", student=None, teachers=None, data=None, **options
 def state(trainer): return {k: v.clone() for k, v in trainer.model.state_dict().items()}
 
 
-def lines(folder): return read_log(folder / "telemetry.jsonl")
+def lines(folder):
+    "Telemetry without clock and memory, which no two runs share."
+    return [{k: v for k, v in row.items() if k not in ("seconds", "memory_gb")} for row in read_log(folder / "telemetry.jsonl")]
 
 
 def assert_same(a, b, **tolerance):
@@ -82,6 +84,8 @@ def test_micro_batch_scope_combines_each_micro_batch(tmp_path):
     make(tmp_path, {"preset": "agp", "scope": "micro_batch"}, **options).train()
     record = lines(tmp_path)
     assert [r["step"] for r in record] == [1, 1, 1, 2, 2, 2]
+    clock = [r["seconds"] for r in read_log(tmp_path / "telemetry.jsonl")]
+    assert clock == sorted(clock) and 0 < clock[0] < clock[-1]
 
 
 def test_blocks_are_noted_every_so_many_steps_add_up_and_change_nothing(tmp_path):

@@ -7,6 +7,7 @@ __all__ = ['DistillationConfig', 'check_lengths', 'make_lesson', 'LessonTrainer'
            'ReportingTrainer']
 
 # %% ../../nbs/api/distill/06h_multiloss.ipynb #2c19455a
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class LessonTrainer(Trainer):
         if args.lora: add_lora(student, args.lora)
         check_precision(student.model)
         super().__init__(student.model, args, data_collator, train_dataset, processing_class=student.processor, **kwargs)
-        self.recipe, self.recent, self.combined, self.overflow = recipe, [], 0, False
+        self.recipe, self.recent, self.combined, self.overflow, self.made = recipe, [], 0, False, time.monotonic()
         self.student, self.teachers, self.lengths = student, teachers or {}, lengths
         cache = {"folder": args.target_cache, "dtype": args.target_dtype, "samples": len(train_dataset)} if args.target_cache else None
         self.lesson = make_lesson(student, self.teachers, recipe, args.seed, cache, {"gigabytes": args.vision_cache, "folder": args.vision_folder})
@@ -166,7 +167,8 @@ class MultiLossTrainer(SamplingTrainer):
         self.recent.append(outcome)
         self.reweighting.observe(fold_anchors(outcome.losses), fold_anchors(outcome.norms))
         if self.is_world_process_zero():
-            append_telemetry(Path(self.args.output_dir) / TELEMETRY, self.state.global_step + 1, outcome, self.reweighting.ratios)
+            append_telemetry(Path(self.args.output_dir) / TELEMETRY, self.state.global_step + 1, outcome, self.reweighting.ratios,
+                             time.monotonic() - self.made, torch.cuda.max_memory_allocated(self.args.device) / 1e9 if self.args.device.type == "cuda" else None)
         return outcome.total
 
     def _skip(self) -> None:

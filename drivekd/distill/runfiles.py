@@ -35,12 +35,15 @@ def append_telemetry(
     step: int,  # optimizer step being taken, from 1
     outcome: Outcome,
     ratios: Mapping[str, float],  # weighted gradient norms relative to CE
+    seconds: float,  # since this trainer was made; a resumed run begins again
+    memory: float | None = None,  # GB of the accelerator, peak so far; None: there is none
 ) -> None:
     "Add one line."
     record = {"step": step, "loss": outcome.total, "losses": outcome.losses, "norms_unweighted": outcome.norms,
               "loss_weights": outcome.weights, "ratios": dict(ratios)} | ({"gram_by_block": outcome.blocks} if outcome.blocks else {})
+    machine = {"seconds": round(seconds, 3)} | ({} if memory is None else {"memory_gb": round(memory, 3)})
     try:
-        with open(path, "a") as file: file.write(json.dumps(record | outcome.telemetry.as_dict()) + "\n")
+        with open(path, "a") as file: file.write(json.dumps(record | outcome.telemetry.as_dict() | machine) + "\n")
     except OSError as error:
         raise OSError(f"Telemetry needs room; {path} cannot be written ({error.strerror}): make room, then resume the run.") from error
 

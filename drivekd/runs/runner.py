@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_DIR', 'EXIT', 'GRACE', 'PULSE', 'project_root', 'find_notebook', 'run_folder', 'read_status', 'next_folder',
-           'exact_folder', 'RunResult', 'write_status', 'sentence', 'verdict', 'correct', 'sweep', 'Plan', 'prepare',
-           'run', 'finished', 'show_parameters', 'main']
+           'exact_folder', 'RunResult', 'write_status', 'sentence', 'verdict', 'correct', 'members', 'sweep', 'Plan',
+           'prepare', 'run', 'finished', 'show_parameters', 'main']
 
 # %% ../../nbs/api/runs/00_runner.ipynb #63ab9b8d
 import argparse
@@ -275,7 +275,9 @@ def correct(
             _mark(cell, "failed" if i == at else "pending", error if i == at else None)
 
 # %% ../../nbs/api/runs/00_runner.ipynb #12afc16c
-def _members(folder: Path) -> list:
+def members(
+    folder: Path,  # of a run
+) -> list:  # of psutil.Process
     "Every process that carries this run's mark in its environment."
     import psutil
 
@@ -291,10 +293,10 @@ def _members(folder: Path) -> list:
 def sweep(folder: Path) -> None:
     "Kill everything the run has started; repeated, because processes may fork meanwhile."
     for _ in range(10):
-        members = _members(folder)
-        if not members:
+        found = members(folder)
+        if not found:
             return
-        for process in members:
+        for process in found:
             try:
                 process.kill()
             except ProcessLookupError:

@@ -7,15 +7,14 @@ __all__ = ['STATIC_STEPS', 'conflict_summary', 'conflict_picture', 'ConflictExpl
 
 # %% ../../nbs/api/workbench/05a_conflict_explorer.ipynb #021256f2
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..data.jsonfiles import write_aside
 from .conflicts import METHODS, conflict_record
 from .figures import COLOURS
+from .live import live_widget, present, save_page
 from .pages import Static, front, page
 
 # %% ../../nbs/api/workbench/05a_conflict_explorer.ipynb #95f5bc57
@@ -80,10 +79,7 @@ class ConflictExplorer:
 
     def to_html(self, path: str | Path) -> Path:
         "Write one file that works offline."
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, lambda aside: aside.write_text(self.page(), encoding="utf-8"))
-        return path
+        return save_page(path, self.page(), way_out="give fewer rows")
 
     def __repr__(self) -> str: return f"ConflictExplorer({len(self.record['steps'])} steps: {', '.join(self.record['terms'])})"
 
@@ -106,35 +102,19 @@ ConflictExplorer.static = static
 # %% ../../nbs/api/workbench/05a_conflict_explorer.ipynb #edb279da
 def widget(self: ConflictExplorer):
     "The live widget of a Jupyter kernel; the same one every time."
-    if self._widget is None: self._widget = _make_widget(self)
+    if self._widget is None: self._widget = live_widget(front("conflicts"), json.dumps(self.record).encode(), self.view, self._keep)
     return self._widget
 
 
-def _make_widget(explorer: ConflictExplorer):
-    "An anywidget with the record as bytes; imported here, because only Jupyter's users have it."
-    try: import anywidget; import traitlets
-    except ImportError: raise ImportError("a live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
-
-    class ConflictWidget(anywidget.AnyWidget):
-        _esm = front("conflicts")
-        data = traitlets.Bytes().tag(sync=True)
-        options = traitlets.Dict().tag(sync=True)
-        view = traitlets.Dict().tag(sync=True)
-
-        @traitlets.validate("view")
-        def _valid(self, proposal): return explorer._checked(proposal["value"])
-
-        @traitlets.observe("view")
-        def _keep(self, change): explorer.view = change["new"]
-
-    return ConflictWidget(data=json.dumps(explorer.record).encode(), view=explorer.view)
+def _keep(self: ConflictExplorer, view: Mapping) -> dict:
+    "Take over what the browser shows."
+    self.view = self._checked(view)
+    return self.view
 
 
 def show(self: ConflictExplorer, **options) -> None:
     "Live under a Jupyter server, static (with `options` of `static`) where the notebook is executed by a program."
-    from IPython.display import display
-
-    display(self.widget() if "JPY_SESSION_NAME" in os.environ else self.static(**options))
+    present(self.widget, lambda: self.static(**options))
 
 
-ConflictExplorer.widget, ConflictExplorer.show = widget, show
+ConflictExplorer.widget, ConflictExplorer._keep, ConflictExplorer.show = widget, _keep, show
