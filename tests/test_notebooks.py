@@ -109,7 +109,7 @@ def test_every_exercise_of_a_lesson_has_a_solution_that_is_checked(path):
 def test_lesson_shows_a_picture_every_few_cells(path):
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
     pictures = [{"image/png", "image/jpeg"} & {kind for o in cell.get("outputs", []) for kind in o.get("data", {})} for cell in code]
-    assert 5 * sum(map(bool, pictures)) >= len(code)
+    assert 6 * sum(map(bool, pictures)) >= len(code)
 
 
 @each([p for p in NOTEBOOKS if p not in API])
