@@ -50,20 +50,33 @@ def _plain(reply: str) -> str:
 
 # %% ../../nbs/api/study/00a_choices.ipynb #f267cf1e
 _DENIAL = (
-    r"(?:\bnot|\bnor|\bneither|n't|\bthan|\binstead of|\bunlike|\bexcept|\bwithout|\bagainst|\bchanged from"
-    r"|\bexclud\w+|\beliminat\w+|\bdiscard\w*|\brul\w+ out|\b(?:anything|everything|all) but)")
-_FILLER = r"(?: (?:be|the|an?|really|both|option|options|choice|answer|letter|it's|it is|\(?[A-H]\)?,?|and|or|nor))*"
-_BEFORE = re.compile(rf"{_DENIAL}{_FILLER} $", re.I)
+    r"(?:\b(?:not|nor|neither|cannot|never|hardly|barely|no longer|nobody|no one|unable|unlikely|than|instead of|rather than|except"
+    r"|without|against|changed from|disagree with|doubt|refus\w+|fail\w* to|reject\w*|dismiss\w*|exclud\w+"
+    r"|eliminat\w+|discard\w*|rul\w+ out|no (?:sign|evidence|reason|hint|indication|proof|way)|nothing (?:\w+ )?(?:supports|for)"
+    r"|(?:anything|everything|all) but)|n't)")
+_KEPT = (  # sounds like a denial and is none; what begins first decides
+    r"\b(?:(?:less \w+|worse) than|(?:nothing|none|no one) (?:else|other) (?:than|but)|(?:no|little|(?:without|beyond)(?: an?y?)?) doubt"
+    r"|(?:cannot|can't|couldn't|not) (?:be|say|see|mean)[^.;\n]{0,20} anything (?:but|other than))")
+_VERB = (  # between a denial and what it denies
+    r"(?: (?:is|was|has|will|would|could|can|should|it|its|it's|that|this|to|of|for|why|there's|say|choose|choosing|select|pick|go with|going|call"
+    r"|believe|think|confirm|support|look|like|seem|about|(?:the|this) (?:ego )?(?:car|vehicle|object|truck|bus|van)))*")
+_FILLER = r"(?: (?:be|being|the|an?|really|both|that|option|options|choice|answer|letter|it's|it is|\(?[A-H]\)?,?|and|or|nor))*"
+_CONTRAST = (  # denies one or two letters, not the one after the comma
+    r"\b(?:unlike|contrary to|in contrast to|compared (?:with|to))(?: (?:the|options?|choices?|answers?|letters?|\(?[A-H]\)? (?:and|or)))*")
+_BEFORE = re.compile(rf"(?:(?:(?P<kept>{_KEPT})|{_DENIAL}){_VERB}{_FILLER}|{_CONTRAST}) $", re.I)
 _AFTER = re.compile(
     r"(?:(?:,?(?: and| or)? \(?[A-H]\)?){1,7} (?=are\b))?\W{0,2} ?"  # B, C and D are …
     r"(?:(?:is|are|was|would be|can be|seems|looks) (?:both |all )?"
-    r"(?:not|out|wrong|incorrect|false|ruled out|excluded|eliminated|impossible|unlikely)"
-    r"|(?:isn't|cannot be|can't be)|(?:wrong|incorrect|false)\b)", re.I)
+    r"(?:not(?! (?:less|worse))|out|off|wrong|incorrect|false|ruled out|excluded|eliminated|impossible|unlikely|improbable|implausible|less|worse)\b"
+    r"|(?:isn't|(?:cannot|can't) be(?! (?:ruled out|excluded)))|(?:does not|doesn't|do not|don't) (?:fit|match|hold|apply|work|look|seem|make)\b"
+    r"|(?:will|would|should)(?: not|n't) (?:be|lead|fit|work)|(?:makes no sense|contradicts|conflicts with|fails)\b|(?:wrong|incorrect|false)\b)"
+    r"|\? no\b", re.I)
 
 
 def _denied(text: str, start: int, end: int) -> bool:
     "Whether the words around a mention say that it is not meant (80 characters are looked at, so that long replies are read quickly)."
-    return bool(_BEFORE.search(text[max(0, start - 80):start].removesuffix("(")) or _AFTER.match(text[end:end + 80]))
+    before = _BEFORE.search(text[max(0, start - 80):start].removesuffix("("))
+    return bool(before and not before["kept"] or _AFTER.match(text[end:end + 80]))
 
 # %% ../../nbs/api/study/00a_choices.ipynb #815b3c5c
 _LETTER = re.compile(r"(?<![A-Za-z0-9'-])(?:\((?P<round>[A-Ha-h])\)|(?P<small>[a-h])(?=[.):](?:\s|$))|(?P<alone>[A-H])(?![A-Za-z0-9'_-]))")
@@ -95,7 +108,7 @@ def _stem(word: str) -> str:
     return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
 
 
-_WORD = re.compile(r"[a-z0-9']+")
+_WORD = re.compile(r"[a-z0-9']+", re.I)
 
 
 def _words(text: str) -> list[str]:
@@ -120,12 +133,11 @@ def _texts(
     options: Mapping[str, str],  # text by letter
 ) -> set[str]:  # letters whose text occurs and is not denied
     "Options that are repeated in words."
-    said = _words(text)
-    stems, spans = [_stem(w) for w in said], {}
-    around = lambda i, j: (" ".join(said[max(0, i - 12):i]) + " ", " ".join(said[j:j + 12]))
+    said = list(_WORD.finditer(text))
+    stems, spans = [_stem(m[0].lower()) for m in said], {}
     for letter, option in options.items():
         found = _places([_stem(w) for w in _words(option)], stems)
-        spans[letter] = [p for p in found if not _BEFORE.search(around(*p)[0]) and not _AFTER.match(around(*p)[1])]
+        spans[letter] = [(i, j) for i, j in found if not _denied(text, said[i].start(), said[j - 1].end())]
     everything = [s for found in spans.values() for s in found]
     inside = lambda s: any(o[0] <= s[0] and s[1] <= o[1] and o != s for o in everything)
     return _with_longer({letter for letter, found in spans.items() if any(not inside(s) for s in found)}, set(stems), options)
@@ -175,7 +187,7 @@ _STATED = (
         r"\b(?<!each )(?<!every )(?:answer|choice|option|selection|prediction)(?: (?:should|must|would) be| is| was)? ?"
         r"(?:[:=-] ?|(?<=is) |(?<=be) |(?<=was) )(?:option |choice |letter )?", re.I),
     re.compile(
-        r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|say|answer|go with|think it(?:'s| is))|it(?:'s| is) (?:option|choice)"
+        r"\b(?:i(?:'d| would| will)? (?:choose|select|pick|take|prefer|say|answer|go with|(?:think|believe|guess) it(?:'s| is))|it(?:'s| is) (?:option|choice)"
         r"|(?:that|this|which) leaves(?: only)?|lean(?:ing)? towards?|settle on|most likely|so|therefore|thus|hence)"
         r",?:? (?=(?:option )?\(?[A-H]\b)", re.I),
 )
@@ -200,6 +212,14 @@ def _without_list(text: str, options: Mapping[str, str]) -> str:
     "A plain text without verbatim repetitions of all options."
     items = (rf"\(?{letter}\)?[.):]? ?{re.escape(_plain(option).rstrip('.'))}[.;,]?" for letter, option in options.items())
     return re.sub(r"\s*(?:- )?".join(items), " ", text, flags=re.I).strip()
+
+
+_RANGE = re.compile(r"(?P<changed>\bchang\w+ (?:[a-z]+ ){0,2}from )?\b([A-H])(?: (?:to|through|till) |[-–])([A-H])\b(?![\w'-])")
+
+
+def _without_ranges(text: str) -> str:
+    "A plain text without the likes of 'A to D', which name three letters or more and mean none; a change of mind is no range."
+    return _RANGE.sub(lambda m: m[0] if m["changed"] or ord(m[3]) - ord(m[2]) < 2 else " ", text)
 
 
 _ITEM = re.compile(r"[*_>-]{0,4} {0,4}(?:\[.\] ?)?[*_]{0,4}\(?([A-H])(?=[).:*\s]|$)")
@@ -240,7 +260,7 @@ def _corrections(text: str) -> list[str]:
 def _all_meant(reply: str, options: Mapping[str, str]) -> set[str]:
     "Letters that a reply means in the end."
     if ticked := _ticked(reply, options): return ticked
-    text = _without_list(_plain(reply), options)
+    text = _without_ranges(_without_list(_plain(reply), options))
     for rest in _corrections(text):
         if (meant := _meaning(rest, options)) and not _DOUBT.search(rest): return meant
     return _meaning(text, options)
@@ -266,7 +286,7 @@ def read_yes_no(
     "Yes or no, if the reply begins with one of them, ends with a correction, or holds only one."
     text = _plain(reply).lower()
     if re.search(r"\b(?:yes (?:and|or|nor) no|no (?:and|or|nor) yes)\b", text): return None
-    meant = [{m.lastgroup for m in _YES_NO.finditer(part)} for part in (*(c for c in _corrections(text) if not _DOUBT.search(c)), text)]
+    meant = [{m.lastgroup for m in _YES_NO.finditer(part) if not _denied(part, m.start(), len(part))} for part in (*(c for c in _corrections(text) if not _DOUBT.search(c)), text)]
     if lead := _YES_NO.match(text.lstrip("(>-:.,! ")): meant.insert(-1, {lead.lastgroup})
     first = next(filter(None, meant), set())
     return first.pop() if len(first) == 1 else None
