@@ -37,6 +37,12 @@ REPLIES = [  # options, reply, letter meant
     # denial
     (MOVING, "B, not A", "B"), (MOVING, "Not A, but B", "B"), (MOVING, "The answer is not A. It is B.", "B"), (MOVING, "A is wrong, so D.", "D"), (MOVING, "B rather than C", "B"),
     (MOVING, "It isn't A; it is C.", "C"), (MOVING, "Neither A nor B, so C", "C"), (MOVING, "I exclude A. B.", "B"),
+    (MOVING, "I would not choose C", None), (MOVING, "I don't think it's C.", None), (MOVING, "I can't choose C", None), (MOVING, "It cannot be C", None), (MOVING, "C does not fit", None), (MOVING, "C? No.", None),
+    (MOVING, "I disagree with A", None), (MOVING, "There is no evidence for A", None), (MOVING, "It never stopped.", None), (MOVING, "unable to turn right", None), (MOVING, "I exclude A and choose C", "C"),
+    (MOVING, "Option A is less likely than option B", "B"), (MOVING, "D is not worse than C", None), (MOVING, "Without a doubt B", "B"), (MOVING, "I don't know. Turn left.", "C"),
+    (MOVING, "The car is not moving. It is stopped.", "B"), (MOVING, "Unlike A, D fits", "D"),
+    # ranges
+    (MOVING, "I cannot determine the answer from A to D.", None), (MOVING, "A–D", None), (MOVING, "Out of A through D, C is best", "C"), (MOVING, "A to C are wrong, so D.", "D"), (MOVING, "I changed my mind from A to C", "C"),
     # the option's words
     (MOVING, "Turn right.", "D"), (MOVING, "The object is going ahead.", "A"), (MOVING, "stopped", "B"), (MOVING, "It is not going ahead, it is stopped.", "B"),
     (BEHAVIOUR, "The ego vehicle is going straight. The ego vehicle is driving slowly.", "B"),
@@ -60,7 +66,9 @@ def test_a_reply_is_read_for_the_letter_it_means(options, reply, letter):
 
 # phrasings written before the reader was run on them, with what it read on that first run: nbs/api/study/measured/replies.json
 TABLE = json.loads((ROOT / "nbs/api/study/measured/replies.json").read_text(encoding="utf-8"))
+BATCHES = ("first", "held out", "held out again", "denials", "denials unseen")
 NOT_READ = {  # known, and not mended: the first is a matter of taste, the others stay on the safe side
+    "A to D are listed; the first one holds.": None, "Had the brake lights been on I would say B; they are off, so A.": None,
     "The ego vehicle should brake gently and stop.": "B", "The ego vehicle is slightly steering to the right, with normal speed.": None, "Going straight, very fast.": None}
 
 
@@ -68,7 +76,7 @@ def read(row: dict) -> str | None:
     return read_choice(row["reply"], TABLE["options"][row["options"]]) if row["options"] in TABLE["options"] else read_yes_no(row["reply"])
 
 
-@pytest.mark.parametrize("batch", ["first", "held out", "held out again"])
+@pytest.mark.parametrize("batch", BATCHES)
 def test_phrasings_written_in_advance_are_read_as_meant(batch):
     rows = [r for r in TABLE["replies"] if r["batch"] == batch]
     assert {r["reply"]: read(r) for r in rows if read(r) != r["means"]} == {reply: letter for reply, letter in NOT_READ.items() if reply in {r["reply"] for r in rows}}
@@ -76,8 +84,8 @@ def test_phrasings_written_in_advance_are_read_as_meant(batch):
 
 def test_the_table_of_phrasings_is_long_and_favours_no_letter():
     counted = Counter((r["batch"], r["means"]) for r in TABLE["replies"])
-    assert sum(n for (batch, _), n in counted.items() if batch == "first") >= 200 and all(sum(n for (b, _), n in counted.items() if b == batch) >= 60 for batch in ("held out", "held out again"))
-    assert all(min(counted[batch, x] for x in "ABCD") > max(counted[batch, x] for x in "ABCD") / 2 for batch in ("first", "held out", "held out again"))
+    assert sum(n for (batch, _), n in counted.items() if batch == "first") >= 200 and all(sum(n for (b, _), n in counted.items() if b == batch) >= 60 for batch in BATCHES[1:])
+    assert all(min(counted[batch, x] for x in "ABCD") > max(counted[batch, x] for x in "ABCD") / 2 for batch in BATCHES)
     assert len({(r["options"], r["reply"]) for r in TABLE["replies"]}) == len(TABLE["replies"])
 
 
@@ -122,7 +130,7 @@ def test_a_long_reply_is_read_quickly():
     assert read_choice("A" * 200_000, MOVING) is None
 
 
-@pytest.mark.parametrize("noise", [" ", "no, ", "B ", "not A, ", "at first but ", "Answer: ", "~", "<think>", "'", "[x]* ", "- "])
+@pytest.mark.parametrize("noise", [" ", "no, ", "B ", "not A, ", "no doubt ", "I don't think that it is ", "A to D ", "at first but ", "Answer: ", "~", "<think>", "'", "[x]* ", "- "])
 def test_no_reply_takes_long_to_read(noise):
     began = time.process_time()
     read_choice(noise * (10_000 // len(noise)), MOVING), read_yes_no(noise * (10_000 // len(noise)))

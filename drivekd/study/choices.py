@@ -52,7 +52,7 @@ def _plain(reply: str) -> str:
 _DENIAL = (
     r"(?:\b(?:not|nor|neither|cannot|never|hardly|barely|no longer|nobody|no one|unable|unlikely|than|instead of|rather than|except"
     r"|without|against|changed from|disagree with|doubt|refus\w+|fail\w* to|reject\w*|dismiss\w*|exclud\w+"
-    r"|eliminat\w+|discard\w*|rul\w+ out|no (?:sign|evidence|reason|hint|indication|proof|way)|nothing (?:\w+ )?(?:supports|for)"
+    r"|eliminat\w+|discard\w*|rul\w+ out|no (?:sign|evidence|reason|hint|indication|proof|way)|not enough \w+|over|nothing (?:\w+ )?(?:supports|for)"
     r"|(?:anything|everything|all) but)|n't)")
 _KEPT = (  # sounds like a denial and is none; what begins first decides
     r"\b(?:(?:less \w+|worse) than|(?:nothing|none|no one) (?:else|other) (?:than|but)|(?:no|little|(?:without|beyond)(?: an?y?)?) doubt"
@@ -64,6 +64,8 @@ _FILLER = r"(?: (?:be|being|the|an?|really|both|that|option|options|choice|answe
 _CONTRAST = (  # denies one or two letters, not the one after the comma
     r"\b(?:unlike|contrary to|in contrast to|compared (?:with|to))(?: (?:the|options?|choices?|answers?|letters?|\(?[A-H]\)? (?:and|or)))*")
 _BEFORE = re.compile(rf"(?:(?:(?P<kept>{_KEPT})|{_DENIAL}){_VERB}{_FILLER}|{_CONTRAST}) $", re.I)
+
+# %% ../../nbs/api/study/00a_choices.ipynb #63f38e60
 _AFTER = re.compile(
     r"(?:(?:,?(?: and| or)? \(?[A-H]\)?){1,7} (?=are\b))?\W{0,2} ?"  # B, C and D are …
     r"(?:(?:is|are|was|would be|can be|seems|looks) (?:both |all )?"
@@ -88,7 +90,7 @@ _NAME = re.compile(
 def _article(text: str, m: re.Match) -> bool:
     "Whether an A is the article of the next word."
     after = text[m.end():m.end() + 12]
-    return m[0] == "A" and bool(re.match(r" [a-z]", after)) and not re.match(r" (?:is|was|seems|because|since|as|and|or|but|for)\b", after)
+    return m[0] == "A" and bool(re.match(r" [a-z]", after)) and not re.match(r" (?:is|was|seems|because|since|as|and|or|but|for|than)\b", after)
 
 
 def _letters(
@@ -276,7 +278,7 @@ def read_choice(
 
 # %% ../../nbs/api/study/00a_choices.ipynb #5febed39
 _YES_NO = re.compile(
-    r"\b(?:(?P<yes>yes|yeah|yep|yup)|(?P<no>nope|nah|no(?!\. ?\d)"  # No. 5 is a number
+    r"\b(?:(?P<yes>yes(?! (?:is|was|would be) (?:wrong|incorrect|false))|yeah|yep|yup)|(?P<no>nope|nah|no(?!\. ?\d)"  # No. 5 is a number
     r"(?=\s*(?:$|[.,;:!?)…–—\n-]|(?:it|this|that|there|the|they|he|she|i|we|you|because|since|as|but)\b))))\b(?!-)", re.I)
 
 
