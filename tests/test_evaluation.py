@@ -2,6 +2,7 @@
 import json
 import math
 import multiprocessing
+import operator
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from drivekd.data.images import ImageRef
 from drivekd.data.records import VQARecord, read_records
 from drivekd.models.families import InternVL
 from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
-from drivekd.models.loading import VLM, save_vlm
+from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
 from drivekd.runs.evaluation import evaluation_of, quiz_from_file, settings_of
 from drivekd.runs.evaluation_report import robustness_rows, robustness_table
@@ -245,6 +246,14 @@ def test_another_checkpoint_or_chat_template_is_another_model(novice):
         assert len({digest, model_digest(other), model_digest(novice)}) == 3
     finally: novice.processor.chat_template = template
     assert model_digest(novice) == digest
+
+
+@pytest.mark.parametrize(("part", "setting", "value"), [("generation_config", "repetition_penalty", 1.3), ("config.text_config", "rms_norm_eps", 0.1), ("config.text_config", "rope_parameters", {"rope_type": "default", "rope_theta": 77.0})])
+def test_another_setting_of_the_same_weights_is_another_model(novice, tmp_path, part, setting, value):
+    vlm = load_vlm(save_vlm(novice, tmp_path))
+    assert (before := model_digest(vlm)) == model_digest(novice)  # wherever it lies
+    setattr(operator.attrgetter(part)(vlm.model), setting, value)
+    assert model_digest(vlm) != before
 
 
 def test_what_a_processor_refuses_costs_one_question(quiz, place, novice, tmp_path):

@@ -18,9 +18,8 @@ from ..data.corruptions import Setting, at_setting, corrupt
 from ..data.images import ImageRef, load_image, picture_digest
 from ..data.problems import DataError
 from ..data.records import VQARecord
-from ..distill.cache import processor_digest
 from ..models.batching import Batch, Batcher
-from ..models.digests import digest, fingerprint
+from ..models.digests import config_digest, digest, fingerprint, processor_digest
 from ..models.loading import VLM, evaluating
 from .answerlog import AnswerLog
 from .benchmark import generate, in_batches
@@ -97,7 +96,7 @@ def prompt_of(
 # %% ../../nbs/api/study/07b_asking.ipynb #92b298c3
 def model_digest(vlm: VLM) -> str:  # 64 hexadecimal digits
     "What a model is known by."
-    return digest([fingerprint(vlm.model), str(vlm.model.dtype), processor_digest(vlm.processor), str(vlm.processor.chat_template)])
+    return digest([fingerprint(vlm.model), str(vlm.model.dtype), config_digest(vlm.model.config, vlm.model.generation_config), processor_digest(vlm.processor)])
 
 # %% ../../nbs/api/study/07b_asking.ipynb #17387f62
 def spoiled(
