@@ -248,6 +248,18 @@ def test_another_checkpoint_or_chat_template_is_another_model(novice):
     assert model_digest(novice) == digest
 
 
+def test_pictures_without_a_frame_are_known_by_the_name_their_noise_is_drawn_from(place, tmp_path):
+    for name in "ab": (tmp_path / f"{name}.png").write_bytes((place / "CAM_BACK" / "f0.png").read_bytes())
+    rows = [{k: v for k, v in entry("f0", *ASKED[4]).items() if k != "frame_token"} | {"image_path": {"CAM_FRONT": f"{name}.png"}} for name in "ab"]
+    items = quiz_from_file(write(tmp_path, rows), "", 0, 0).items
+    def shown(setting): return [picture_opener(setting, Asking())(i.record.images[0]).tobytes() for i in items]
+    def keys(setting): return {p.key for p in prepared(items, setting, Asking())[0]}
+    assert [i.record.frame for i in items] == [None, None] and len(set(shown(CLEAN))) == 1 and len(set(shown(RAIN))) == 2
+    assert (len(keys(CLEAN)), len(keys(RAIN))) == (1, 2)
+    asked, left = prepared(items, setting_of("WaterSplash"), Asking())
+    assert not asked and [u.code for u in left] == ["frame", "frame"] and "needs its frame's name" in left[0].message
+
+
 @pytest.mark.parametrize(("part", "setting", "value"), [("generation_config", "repetition_penalty", 1.3), ("config.text_config", "rms_norm_eps", 0.1), ("config.text_config", "rope_parameters", {"rope_type": "default", "rope_theta": 77.0})])
 def test_another_setting_of_the_same_weights_is_another_model(novice, tmp_path, part, setting, value):
     vlm = load_vlm(save_vlm(novice, tmp_path))

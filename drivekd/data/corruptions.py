@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'SETTINGS', 'SMALLEST', 'Setting', 'setting_of', 'generator', 'brightness', 'saturate', 'low_light',
            'color_quant', 'motion_blur', 'zoom_blur', 'plasma', 'fog', 'snow', 'rain', 'water_splash', 'lens_obstacle',
-           'h265', 'bit_error', 'hit_cameras', 'corrupt', 'load_corrupted', 'write_corrupted', 'setting_folder',
-           'at_setting']
+           'h265', 'bit_error', 'hit_cameras', 'corrupt', 'moment_of', 'load_corrupted', 'write_corrupted',
+           'setting_folder', 'at_setting']
 
 # %% ../../nbs/api/data/07_corruptions.ipynb #51b20857
 import filecmp
@@ -363,13 +363,18 @@ def corrupt(
     return _image(_EFFECTS[setting.name](_floats(image), generator(seed, setting.name, frame, camera)))
 
 # %% ../../nbs/api/data/07_corruptions.ipynb #7c7a1eba
+def moment_of(ref: ImageRef) -> str:
+    "Name of the moment that a picture shows; without a frame it is a moment of its own."
+    return ref.frame or ref.path.stem
+
+
 def load_corrupted(
     ref: ImageRef,  # a picture of a record
     setting: str | Setting,
     seed: int = 0,
 ) -> Image.Image:
-    "A record's picture as it looks in a setting; a picture without frame is a moment of its own."
-    return corrupt(load_image(ref), setting, frame=ref.frame or ref.path.stem, camera=ref.camera, seed=seed)
+    "A record's picture as it looks in a setting."
+    return corrupt(load_image(ref), setting, frame=moment_of(ref), camera=ref.camera, seed=seed)
 
 
 def _place(ref: ImageRef) -> Path:

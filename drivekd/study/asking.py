@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from PIL import Image
 
-from ..data.corruptions import Setting, at_setting, corrupt
+from ..data.corruptions import Setting, at_setting, corrupt, moment_of
 from ..data.images import ImageRef, load_image, picture_digest
 from ..data.problems import DataError
 from ..data.records import VQARecord
@@ -60,7 +60,7 @@ def picture_opener(
         if setting.name == "NoImage": return Image.new("RGB", BLACK)
         image = load_image(ref)
         if asking.max_side: image.thumbnail((asking.max_side, asking.max_side), Image.Resampling.BICUBIC)
-        return corrupt(image, setting, frame=ref.frame or ref.path.stem, camera=ref.camera, seed=asking.seed) if asking.draws(setting) else image
+        return corrupt(image, setting, frame=moment_of(ref), camera=ref.camera, seed=asking.seed) if asking.draws(setting) else image
     return lru_cache(KEPT)(opened)
 
 # %% ../../nbs/api/study/07b_asking.ipynb #bc9df9c9
@@ -72,9 +72,9 @@ class Prompt:
     key: str  # digest of all that decides the reply
 
 
-def _decisive(item: Item, setting: Setting, asking: Asking) -> dict:
-    "Settings that a reply depends on; the seed and the frame's name only where something is drawn from them."
-    drawn = {"seed": asking.seed, "frame": item.record.frame} if asking.draws(setting) else {}
+def _decisive(setting: Setting, asking: Asking) -> dict:
+    "Settings that a reply depends on; the seed only where something is drawn from it."
+    drawn = {"seed": asking.seed} if asking.draws(setting) else {}
     black = {"black": BLACK} if setting.name == "NoImage" and asking.text_only == "black" else {}
     return {"setting": setting.name, "max_side": asking.max_side, "max_new_tokens": asking.max_new_tokens} | drawn | black
 
@@ -89,9 +89,9 @@ def prompt_of(
     "One question; DataError if a picture cannot be had."
     record = prompted(item, asking.system, asking.shows_pictures(setting))
     if setting.name != "NoImage": known |= {ref: picture_digest(ref) for ref in record.images if ref not in known}
-    pictures = [(ref.camera, known.get(ref)) for ref in record.images]
+    pictures = [(ref.camera, known.get(ref), moment_of(ref) if asking.draws(setting) else None) for ref in record.images]
     texts = [t.text for t in record.turns if t.role != "assistant"]
-    return Prompt(item.id, record, digest([json.dumps([model, texts, pictures, _decisive(item, setting, asking)])]))
+    return Prompt(item.id, record, digest([json.dumps([model, texts, pictures, _decisive(setting, asking)])]))
 
 # %% ../../nbs/api/study/07b_asking.ipynb #92b298c3
 def model_digest(vlm: VLM) -> str:  # 64 hexadecimal digits
@@ -129,6 +129,8 @@ def _checked(item: Item, setting: Setting, asking: Asking, model: str, known: di
         raise DataError("camera", f"the question is about {', '.join(unseen)}, of which the file has no picture")
     if setting.reach != "picture" and asking.draws(setting) and any(ref.camera is None for ref in named_pictures(item.record)):
         raise DataError("camera", f"{setting.name} hits some cameras of a frame, so every picture needs a camera's name; give one in the file")
+    if setting.reach == "frame" and asking.draws(setting) and any(ref.frame is None for ref in named_pictures(item.record)):
+        raise DataError("frame", f"{setting.name} hits other cameras in every frame, so every picture needs its frame's name; give one in the file (`frame_token`)")
     return prompt_of(item, setting, asking, model, known)
 
 # %% ../../nbs/api/study/07b_asking.ipynb #900086bc
