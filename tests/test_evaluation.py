@@ -275,6 +275,13 @@ def test_what_a_processor_refuses_costs_one_question(quiz, place, novice, tmp_pa
     assert len(replies) == 2 and [(u.id, u.code) for u in left] == [(found[1].id, "refused")]
 
 
+def test_equal_questions_that_a_processor_refuses_are_all_accounted_for(place, novice, tmp_path):
+    rows = [entry("f0", "planning", 1, "So " * 5000, "!")] * 3 + [entry("f0", *ASKED[4])] * 2
+    found = quiz_from_file(write(place, rows, "longer.json"), "", 0, 0).items
+    replies, left, _ = ask(novice, found, CLEAN, AnswerLog(tmp_path / "log"), shortly(), "m", progress=False)
+    assert list(replies) == [i.id for i in found[3:]] and [(u.id, u.code) for u in left] == [(i.id, "refused") for i in found[:3]]
+
+
 @pytest.mark.parametrize("family", MINIATURES)
 def test_every_family_is_asked_with_pictures_black_ones_and_none(quiz, family, tmp_path):
     vlm = miniature_vlm(family, [t for _, _, *both in ASKED for t in both], vocab_size=400)

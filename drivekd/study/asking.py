@@ -137,15 +137,15 @@ def _checked(item: Item, setting: Setting, asking: Asking, model: str, known: di
 def encoded(
     batcher: Batcher,
     prompts: Sequence[Prompt],
-) -> tuple[Batch | None, list[Prompt], list[LeftOut]]:  # what can be asked, in order, and what cannot
+) -> tuple[Batch | None, list[Prompt], dict[str, LeftOut]]:  # what can be asked, in order, and by its key what cannot
     "A batch without the questions that cannot be encoded."
-    try: return batcher([p.record for p in prompts], prompt=True), list(prompts), []
+    try: return batcher([p.record for p in prompts], prompt=True), list(prompts), {}
     except ValueError as e:
-        if len(prompts) == 1: return None, [], [LeftOut(prompts[0].id, e.code if isinstance(e, DataError) else "refused", str(e))]
-    good, left = [], []
+        if len(prompts) == 1: return None, [], {prompts[0].key: LeftOut(prompts[0].id, e.code if isinstance(e, DataError) else "refused", str(e))}
+    good, left = [], {}
     for p in prompts:
         _, kept, refused = encoded(batcher, [p])
-        good, left = good + kept, left + refused
+        good, left = good + kept, left | refused
     return (batcher([p.record for p in good], prompt=True) if good else None), good, left
 
 # %% ../../nbs/api/study/07b_asking.ipynb #ddbc36cd
@@ -173,14 +173,15 @@ def ask(
     "Ask every question under a setting, but those that the log knows the reply to."
     prompts, left = prepared(items, setting, asking, model)
     fresh = list({p.key: p for p in prompts if p.key not in log.rows}.values())
-    there = sum(p.key in log.rows for p in prompts)
+    there, refused = sum(p.key in log.rows for p in prompts), {}
     batcher = Batcher(vlm, padding_side="left", load=picture_opener(setting, asking))
     with evaluating(vlm):
         for chunk in in_batches([p.record for p in fresh], asking.batch_size, setting.name, progress, by_frame):
-            batch, asked, refused = encoded(batcher, [fresh[i] for i in chunk])
-            left += refused
+            batch, asked, cannot = encoded(batcher, [fresh[i] for i in chunk])
+            refused |= cannot
             if batch: log.append(_rows(asked, setting, *generate(vlm, batch, asking.max_new_tokens)))
     rows = {p.id: log.rows[p.key] for p in prompts if p.key in log.rows}
+    left += [replace(refused[p.key], id=p.id) for p in prompts if p.key in refused]  # equal questions are asked once and refused together
     return {id: Reply(row["reply"], row["cut"]) for id, row in rows.items()}, left, there
 
 
