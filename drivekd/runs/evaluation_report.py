@@ -203,7 +203,7 @@ JUDGE_NAMES = {"rules": "a set of stated rules that approximates the rubrics", "
 PROMPTS = {"none": "No system prompt was given; the benchmark has one.", "drivebench": "The system prompt is our wording of the benchmark's."}
 
 
-def comparable_section(evaluation: Evaluation, judge: str, prompt: str, limit: int) -> Section:
+def comparable_section(evaluation: Evaluation, judge: str, prompt: str, limit: int, dtype: str = "float32") -> Section:
     "What stands between these numbers and others."
     quiz, made = evaluation.quiz, [s for s in evaluation.settings.values() if s.family != "reference"]
     apart = [
@@ -214,6 +214,7 @@ def comparable_section(evaluation: Evaluation, judge: str, prompt: str, limit: i
         f"Only {len(quiz.items)} of the file's {quiz.scored} scored questions were asked: at most {limit} of each bucket." if len(quiz.items) < quiz.scored else "",
         "The questions are about a simulated miniature world; they say something about the machinery, nothing about driving." if quiz.generated else "",
         "Corruptions were made here by DriveBench's formulas with own random numbers, two of them approximated; the published pictures are others." if made else "",
+        f"The model computed in {dtype}, where near ties may fall otherwise with another number of questions at a time; compare runs with the same batch_size." if dtype != "float32" else "",
         "What can be compared: settings, models and checkpoints that were asked here, on the same questions, by the same judge."]
     return Section("What these numbers can be compared with", [Html("<ul>" + "".join(f"<li>{html_text(a)}</li>" for a in apart if a) + "</ul>")])
 
@@ -283,7 +284,7 @@ def sections(
 ) -> list[Section]:
     "The page from top to bottom."
     return [run_section(evaluation, model, judge, parameters), scores_section(evaluation), robustness_section(evaluation, asking), left_out_section(evaluation, asking), examples_section(evaluation, 2, asking),
-            comparable_section(evaluation, JUDGE_NAMES.get(judge, judge), prompt, limit), setup_section(params)]
+            comparable_section(evaluation, JUDGE_NAMES.get(judge, judge), prompt, limit, str(params.get("dtype", "float32"))), setup_section(params)]
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #1f7e4dd3
 def lead(evaluation: Evaluation, model: str) -> str:

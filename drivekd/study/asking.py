@@ -37,7 +37,7 @@ class Asking:
     text_only: str = "absent"  # what stands for the pictures in the setting NoImage, one of TEXT_ONLY
     max_side: int = 0  # pixels; larger pictures are scaled down first, corruption comes after; 0: as they are
     max_new_tokens: int = 256  # of a reply
-    batch_size: int = 8  # questions at a time; decides no reply
+    batch_size: int = 8  # questions at a time; decides replies by rounding at most: in half precision near ties may fall otherwise
     seed: int = 0  # of the corruptions
     corrupted: str = ""  # folder of corrupted pictures, DriveBench's own for example; empty: made on the spot
 
