@@ -355,14 +355,31 @@ def test_the_triad_is_the_plain_mean_of_three_and_both_weightings_are_what_they_
 def test_intervals_resample_whole_frames_and_few_frames_have_none():
     alike = mean_interval([0, 100] * 10, [str(n // 2) for n in range(20)])  # each frame holds one of each
     apart = mean_interval([0] * 10 + [100] * 10, [str(n // 2) for n in range(20)])
-    assert alike == Interval(50.0, 50.0, 50.0) and apart.low < 25 and apart.high > 75
+    assert alike.estimate == 50 and apart.low < 25 and apart.high > 75
     assert math.isnan(mean_interval([0, 100] * 5, [str(n // 2) for n in range(10)]).low)
 
 
+def test_frames_that_all_agree_are_no_certainty():
+    for scores in ([100] * 12, [0.1 + 0.2] * 12, [0, 100] * 12):  # each frame two questions
+        found = mean_interval(scores, [str(n // 2) for n in range(len(scores))])
+        assert found.estimate == pytest.approx(sum(scores) / len(scores)) and math.isnan(found.low) and math.isnan(found.high)
+    assert math.isnan(triad_intervals(made_up([100.0] * 12))["planning"].low)
+    found, _ = triad_differences(made_up([10.0] * 12), made_up([15.0] * 12))
+    assert found["planning"].estimate == 5 and math.isnan(found["planning"].low)
+
+
+def test_a_draw_that_misses_a_bucket_is_left_out_and_not_another_mean():
+    marks = made_up([50.0 + n % 2 for n in range(12)], "perception VQA") + made_up([0.0], "perception MCQ")  # one choice in twelve frames: every third draw misses it
+    for weighting in ("bucket", "question"):
+        found, score = triad_intervals(marks, weighting)["perception"], 50.5
+        assert found.estimate == pytest.approx(score / 2 if weighting == "bucket" else score * 12 / 13)
+        assert found.high < (26 if weighting == "bucket" else 50)  # with the choice left out it would be above 50
+
+
 def test_differences_are_paired_on_the_questions_that_both_settings_have():
-    first, second = made_up([10.0 * n for n in range(8)]), made_up([10.0 * n + 5 for n in range(8)])
+    first, second = made_up([10.0 * n for n in range(8)]), made_up([10.0 * n + 5 + 0.5 * (n % 2) for n in range(8)])
     found, n = triad_differences(first, second[1:])
-    assert n == 7 and found["planning"] == pytest.approx((5, 5, 5)) and math.isnan(found["perception"].estimate)
+    assert n == 7 and found["planning"].estimate == pytest.approx(5 + 2 / 7) and 5 <= found["planning"].low < found["planning"].high <= 5.5 and math.isnan(found["perception"].estimate)
     assert triad_differences(first, []) == ({}, 0)
 
 
@@ -416,7 +433,7 @@ def test_a_run_leaves_a_page_numbers_and_every_answer(tiny, tmp_path, monkeypatc
     result, rows, page = json.loads((tmp_path / "result.json").read_text())["metrics"], read(tmp_path, "answers.jsonl"), (tmp_path / "report.html").read_text()
     assert result["replies"] == {"clean": 10, "NoImage": 10, "Fog": 10, "Rain": 10} and len(rows) == 40 and {r["setting"] for r in rows} == set(result["replies"])
     assert result["questions"] == {"asked": 10, "scored": 10, "not_scored": {"yes-no": 2}, "not_read": {}}
-    for words in ("Robustness", "text only (no pictures)", "weather (2 settings)", "every bucket counts the same (our choice)", "always A", "yes-no", "knows nothing of real streets", "fewer than 6 frames"): assert words in page
+    for words in ("Robustness", "text only (no pictures)", "weather (2 settings)", "every bucket counts the same (our choice)", "always A", "yes-no", "knows nothing of real streets", "fewer than 6 frames, or all of them alike"): assert words in page
     assert set(result["triad"]["clean"]) == {"bucket", "question"} and set(result["against_clean"]) == {"NoImage", "Fog", "Rain"}
     again = tmp_path / "again"
     again.mkdir()

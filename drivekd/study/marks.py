@@ -110,9 +110,10 @@ def _drawn(frames: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
 
 
 def _interval(values: np.ndarray) -> Interval:
-    "The first value with the middle 95 % of the others."
-    rest = values[1:][~np.isnan(values[1:])]  # a draw may miss a bucket
-    return Interval(float(values[0]), *(map(float, np.quantile(rest, (.025, .975))) if len(rest) and values[0] == values[0] else (math.nan, math.nan)))
+    "The first value with the middle 95 % of the others; no bounds where all of them agree, for then they say nothing about other frames."
+    rest = values[1:][~np.isnan(values[1:])]  # draws that miss a bucket
+    known = len(rest) and values[0] == values[0] and np.ptp(rest) > 1e-9 * (1 + abs(values[0]))
+    return Interval(float(values[0]), *(map(float, np.quantile(rest, (.025, .975))) if known else (math.nan, math.nan)))
 
 
 def mean_interval(
@@ -178,8 +179,8 @@ def _tables(marks: Sequence[Mark], frames: Sequence[str]) -> tuple[np.ndarray, n
 def _triads(marks: Sequence[Mark], frames: Sequence[str], weighting: str) -> dict[str, np.ndarray]:
     "Capability → value of each draw; the first is the whole."
     sums, counts = _tables(marks, frames)
-    times = _drawn(len(frames))
-    found = [triad({b.name: (s / n if n else math.nan, int(n)) for b, s, n in zip(BUCKETS, total, number)}, weighting) for total, number in zip(times @ sums, times @ counts)]
+    times, there = _drawn(len(frames)), counts.any(0)  # a missed bucket has no mean but keeps its weight, so its capability has none either
+    found = [triad({b.name: (s / n if n else math.nan, int(n) or int(had)) for b, s, n, had in zip(BUCKETS, total, number, there)}, weighting) for total, number in zip(times @ sums, times @ counts)]
     return {name: np.array([f[name] for f in found]) for name in found[0]}
 
 
