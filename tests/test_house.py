@@ -117,6 +117,18 @@ def test_only_families_asks_which_family_a_model_is(path):
     assert family_words(path) == []
 
 
+def defined(body: list[ast.stmt]) -> list[str]:
+    "Names that a module or a class gives to functions and classes; the setter of a property and its like are no second definition."
+    return [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not any(isinstance(d, ast.Attribute) for d in n.decorator_list)]
+
+
+@each_module
+def test_nothing_is_defined_twice(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = [tree.body, *(n.body for n in ast.walk(tree) if isinstance(n, ast.ClassDef))]
+    assert [name for body in bodies for name in set(defined(body)) if defined(body).count(name) > 1] == []
+
+
 def functions() -> dict[str, int]:
     "Lines of each function."
     return {f"{dotted(p)}.{node.name}": node.end_lineno - node.lineno + 1 for p in MODULES

@@ -156,15 +156,9 @@ def picture_size(
     return _read(ref, look)
 
 
-def picture_digest(
-    ref: ImageRef,
-) -> str:  # 64 hexadecimal digits
-    "SHA-256 of a picture's file: the same name under another root may be another picture."
-    with _open(ref) as file: return hashlib.file_digest(file, "sha256").hexdigest()
-
 # %% ../../nbs/api/data/02_images.ipynb #452211ec
 def picture_digest(
     ref: ImageRef,
 ) -> str:  # 64 hexadecimal digits
-    "SHA-256 of a picture's file."
+    "SHA-256 of a picture's file: the same name under another root may be another picture."
     with _open(ref) as file: return hashlib.file_digest(file, "sha256").hexdigest()
