@@ -100,6 +100,8 @@ def test_routing_is_drivebenchs_table():
     scored = {key: name for key, name in found.items() if name}
     assert scored == {("perception", (0,)): "perception MCQ", ("perception", (2,)): "perception VQA", ("perception", (0, 2)): "perception VQA", ("prediction", (3,)): "prediction VQA",
                       ("planning", (1,)): "planning VQA", ("behavior", (0,)): "behavior MCQ", ("behavior", (0, 2)): "behavior MCQ"}
+    assert {key: found[key] for key in (("robust_qas", (0,)), ("planning", (0,)), ("perception", ()), ("prediction", (0,)))} == {("robust_qas", (0,)): None, ("planning", (0,)): None, ("perception", ()): None, ("prediction", (0,)): None}
+    assert bucket_of(replace(toy(0, "prediction", 0, "?", "!"), tags=(0,))).code == "yes-no"  # has a published rubric and no published score
 
 
 def test_categories_map_to_the_three_capabilities():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivekd.study.judges import Case, Judgement, over_runs, repeat
-from drivekd.study.rubrics import RUBRICS, Criterion, Rubric, rubric_of
+from drivekd.study.rubrics import RUBRICS, Criterion, Rubric
 from drivekd.study.rule_judge import RULES, actions, exact_judge, explains, f1, in_order, objects, right_option, rule_judge, same_object
 from drivekd.study.verdicts import LONGEST, Verdict, VerdictError, check_known, read_verdict, whole_points
 
@@ -35,13 +35,6 @@ def test_rubrics_have_the_published_points():
                       "prediction yes/no": (40, 15, 15, 15, 15), "planning VQA": (40, 20, 15, 15, 10), "behavior MCQ": (50, 15, 15, 10, 10)}
     explained = {name: [c.name for c in r.criteria if c.explained] for name, r in RUBRICS.items()}
     assert {name: len(found) for name, found in explained.items() if found} == {"perception MCQ": 4, "prediction yes/no": 4, "planning VQA": 1}
-
-
-def test_routing_follows_the_table_in_its_order():
-    expected = {("perception", (2,)): "perception VQA", ("perception", (0,)): "perception MCQ", ("perception", (0, 2)): "perception VQA", ("prediction", (3,)): "prediction VQA",
-                ("prediction", (0,)): "prediction yes/no", ("planning", (1,)): "planning VQA", ("behavior", (0,)): "behavior MCQ"}
-    assert {key: rubric_of(*key).name for key in expected} == expected
-    assert [rubric_of(*key) for key in (("robust_qas", (0,)), ("planning", (0,)), ("perception", ()), ("", (1,)), ("Planning", (1,)))] == [None] * 5
 
 
 def test_the_digest_changes_with_whatever_a_judge_is_told():
