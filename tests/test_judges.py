@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivekd.study.judges import Case, Judgement, over_runs, repeat
+from drivekd.study.language import common_subsequence
 from drivekd.study.rubrics import RUBRICS, Criterion, Rubric
-from drivekd.study.rule_judge import RULES, actions, exact_judge, explains, f1, in_order, objects, right_option, rule_judge, same_object
+from drivekd.study.rule_judge import RULES, actions, exact_judge, explains, f1, objects, right_option, rule_judge, same_object
 from drivekd.study.verdicts import LONGEST, Verdict, VerdictError, check_known, read_verdict, whole_points
 
 MOVING = "What is the moving status of object <c1,CAM_BACK,0.5,0.6>? Please select the correct answer from the following options: A. Going ahead. B. Turn left. C. Turn right."
@@ -127,8 +128,8 @@ def test_one_more_thing_in_common_never_lowers_agreement_and_one_more_wrong_thin
 
 @given(said=WORDS, true=WORDS)
 def test_the_common_subsequence_is_bounded_and_symmetric(said, true):
-    assert in_order(said, true) == in_order(true, said) <= min(len(said), len(true))
-    assert in_order(true, true) == len(true)
+    assert common_subsequence(said, true) == common_subsequence(true, said) <= min(len(said), len(true))
+    assert common_subsequence(true, true) == len(true) == common_subsequence(true, [*true, "more"], same=lambda a, b: a[:1] == b[:1])
 
 
 def test_a_right_option_never_gets_less_than_a_wrong_one_with_the_same_words():

@@ -8,9 +8,11 @@ __all__ = ['References', 'words', 'ngrams', 'bleu', 'common_subsequence', 'rouge
 # %% ../../nbs/api/study/00c_language.ipynb #c4b7b5b6
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
+from operator import eq
+from typing import Any
 
 # %% ../../nbs/api/study/00c_language.ipynb #7a2c415e
 _STARTERS = ("A|About|According|Additionally|After|An|As|At|But|He|Her|Here|However|If|In|It|Last|Many|More|Now|Once|One|Other|Our|"
@@ -98,14 +100,15 @@ def _bleu_of(
 
 # %% ../../nbs/api/study/00c_language.ipynb #3e65771b
 def common_subsequence(
-    a: Sequence[str],  # words
-    b: Sequence[str],
-) -> int:  # words
+    a: Sequence,  # of words mostly
+    b: Sequence,
+    same: Callable[[Any, Any], bool] = eq,  # when two count as one
+) -> int:
     "Length of the longest common subsequence (dynamic programming, one row at a time)."
     row = [0] * (len(b) + 1)
     for word in a:
         before, row = row, [0]
-        for j, other in enumerate(b): row.append(before[j] + 1 if word == other else max(before[j + 1], row[j]))
+        for j, other in enumerate(b): row.append(before[j] + 1 if same(word, other) else max(before[j + 1], row[j]))
     return row[-1]
 
 # %% ../../nbs/api/study/00c_language.ipynb #6030f6ea

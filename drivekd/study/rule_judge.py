@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'CLASSES', 'NEAR', 'RULES', 'words', 'right_option', 'is_right', 'f1', 'mentions', 'looks', 'classes',
-           'actions', 'motions', 'content', 'known', 'overlap', 'agreement', 'same_object', 'in_order', 'ordered',
-           'objects', 'named', 'surroundings', 'reasons', 'chance', 'fluency', 'brevity', 'beyond_options', 'explains',
-           'grade', 'judged_alone', 'rule_judge', 'exact_judge']
+           'actions', 'motions', 'content', 'known', 'overlap', 'agreement', 'same_object', 'ordered', 'objects',
+           'named', 'surroundings', 'reasons', 'chance', 'fluency', 'brevity', 'beyond_options', 'explains', 'grade',
+           'judged_alone', 'rule_judge', 'exact_judge']
 
 # %% ../../nbs/api/study/05b_rule_judge.ipynb #efc90f13
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
+from operator import eq
 
 from ..data.cameras import ObjectTag, normalise, parse_tags
 from .choices import parse_options, read_choice, read_yes_no
 from .judges import Case, Judgement
+from .language import common_subsequence
 from .rubrics import Criterion
 
 # %% ../../nbs/api/study/05b_rule_judge.ipynb #a8605285
@@ -151,25 +153,11 @@ def same_object(a: ObjectTag, b: ObjectTag) -> bool:
     return a.camera == b.camera and abs(a.x - b.x) <= NEAR and abs(a.y - b.y) <= NEAR
 
 
-def in_order(
-    said: Sequence,
-    true: Sequence,
-    same: Callable = lambda a, b: a == b,
-) -> int:
-    "Length of the longest common subsequence."
-    row = [0] * (len(true) + 1)
-    for a in said:
-        last = row
-        row = [0]
-        for j, b in enumerate(true): row.append(last[j] + 1 if same(a, b) else max(last[j + 1], row[j]))
-    return row[-1]
-
-
 def ordered(case: Case) -> float:
     "Objects of the reference in its order: tags if it has some, else colours and classes."
-    read, same = (parse_tags, same_object) if parse_tags(case.reference) else (lambda text: [w for w in words(text) if w in COLOURS or w in CLASSES], lambda a, b: a == b)
+    read, same = (parse_tags, same_object) if parse_tags(case.reference) else (lambda text: [w for w in words(text) if w in COLOURS or w in CLASSES], eq)
     said, true = read(case.prediction)[:200], read(case.reference)[:200]
-    return 2 * in_order(said, true, same) / max(1, len(said) + len(true))
+    return 2 * common_subsequence(said, true, same) / max(1, len(said) + len(true))
 
 
 def objects(case: Case) -> float:
