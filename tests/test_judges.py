@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivekd.study.judges import Case, Judgement, over_runs, repeat
+from drivekd.study.judges import Case, repeat, spread
 from drivekd.study.language import common_subsequence
 from drivekd.study.rubrics import RUBRICS, Criterion, Rubric
 from drivekd.study.rule_judge import RULES, actions, exact_judge, explains, f1, objects, right_option, rule_judge, same_object
@@ -53,30 +53,14 @@ def test_a_rubric_that_does_not_total_100_is_refused(criteria):
 
 # --- several runs ---
 
-def judged(run, totals): return [Judgement(str(i), None, t, "" if t is not None else "why not", "j", run) for i, t in enumerate(totals)]
-
-
-def test_only_cases_that_every_run_judged_enter_the_mean():
-    found = over_runs([judged(0, [10, None, 50]), judged(1, [20, 0, 60])])
-    assert (found.means, found.mean, found.cases, found.unjudged) == ((30, 40), 35, 2, 1)
-    assert found.spread == pytest.approx(math.sqrt(50))
-
-
-def test_a_single_run_has_no_spread_and_nothing_judged_has_no_mean():
-    assert math.isnan(over_runs([judged(0, [10])]).spread) and over_runs([judged(0, [10])]).mean == 10
-    nothing = over_runs([judged(0, [None]), judged(1, [5])])
-    assert math.isnan(nothing.mean) and math.isnan(nothing.spread) and nothing.unjudged == 1
-
-
-def test_runs_over_other_cases_are_not_averaged():
-    for runs in ([], [judged(0, [1]), judged(1, [1, 2])], [judged(0, [1, 2]), list(reversed(judged(1, [1, 2])))]):
-        with pytest.raises(ValueError, match="same cases"): over_runs(runs)
+def test_the_spread_is_over_runs_and_one_run_has_none():
+    assert spread([60, 64, 65]) == pytest.approx(math.sqrt(7)) and math.isnan(spread([63])) and math.isnan(spread([]))
 
 
 def test_repeat_numbers_the_runs_and_a_rule_judge_does_not_waver():
     runs = repeat(rule_judge, [mcq("A"), plan("Stop.")], runs=3, progress=False)
     assert [[j.run for j in run] for run in runs] == [[0, 0], [1, 1], [2, 2]]
-    assert over_runs(runs).spread == 0
+    assert [[j.total for j in run] for run in runs] == [[j.total for j in runs[0]]] * 3
     with pytest.raises(ValueError, match="at least once"): repeat(rule_judge, [], runs=0)
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAPABILITIES', 'TOO_FEW', 'UNKNOWN', 'NAMES', 'WEIGHED', 'NOTHING', 'JUDGE_NAMES', 'PROMPTS', 'MINIATURE',
-           'setting_name', 'number', 'change', 'triad_table', 'spread', 'bucket_table', 'percent', 'choice_table',
+           'setting_name', 'number', 'change', 'triad_table', 'wavering', 'bucket_table', 'percent', 'choice_table',
            'language_table', 'blind_buckets', 'robustness_rows', 'setting_rows', 'robustness_table', 'dots',
            'left_out_table', 'left_out_section', 'examples_section', 'comparable_section', 'drivelm_piece',
            'scores_section', 'robustness_section', 'run_section', 'setup_section', 'sections', 'lead', 'metrics']
@@ -21,6 +21,7 @@ from .report import Html, Section, between, details, facts, figure, note, qa, ta
 from ..study.asking import Asking
 from ..study.drivebench import BUCKETS, WEIGHTINGS, LeftOut
 from ..study.intervals import Interval
+from ..study.judges import spread
 from ..study.marks import FEWEST, BucketScore, Mark, bucket_scores, counted, drivelm_score, pooled, triad_differences, triad_intervals, triad_runs
 from ..workbench.safe import html_text
 from ..workbench.scores import score_dots
@@ -57,24 +58,22 @@ WEIGHED = {"bucket": "every bucket counts the same (our choice)", "question": "e
 def triad_table(marks: Sequence[Mark]) -> Html:
     "Perception, reasoning, planning and their mean under both weightings, with the spread over the judge's runs."
     found = {w: triad_intervals(marks, w) for w in WEIGHTINGS}
-    lines = [[WEIGHED[w], *(number(found[w][c]) for c in CAPABILITIES), spread([run["Avg"] for run in triad_runs(marks, w)])] for w in WEIGHTINGS]
+    lines = [[WEIGHED[w], *(number(found[w][c]) for c in CAPABILITIES), wavering([run["Avg"] for run in triad_runs(marks, w)])] for w in WEIGHTINGS]
     return table(["inside a capability", *CAPABILITIES, "spread of Avg over runs"], lines,
                  "Mean judge score, 0 to 100, with 95 % intervals over frames. Avg is the plain mean of the three. Reasoning is DriveBench's prediction and behavior, perception its choices and its open questions; "
                  "which weight each has in the published tables is not stated anywhere, so two are shown.")
 
 
-def spread(
+def wavering(
     values: Sequence[float],  # one for each run of the judge
 ) -> str:
     "Standard deviation over runs, in words."
-    if len(values) < 2: return "one run"
-    mean = sum(values) / len(values)
-    return f"± {math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)):.2f} ({len(values)} runs)"
+    return f"± {spread(values):.2f} ({len(values)} runs)" if len(values) > 1 else "one run"
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #8f3564ab
 def bucket_table(scores: Mapping[str, BucketScore]) -> Html:
     "Every bucket by the judge."
-    lines = [[name, s.asked, number(s.judge), spread(s.runs), s.unjudged or "–", s.cut or "–"] for name, s in scores.items()]
+    lines = [[name, s.asked, number(s.judge), wavering(s.runs), s.unjudged or "–", s.cut or "–"] for name, s in scores.items()]
     return table(["bucket", "replies", "judge", "spread over runs", "not judged", "cut off"], lines, "Judge: 0 to 100, 95 % intervals over frames. Not judged: no usable judgement, so not in the mean. Cut off: the limit of tokens ended the reply.")
 
 

@@ -23,7 +23,7 @@ from .benchmark import moment
 from .drivebench import BUCKETS, Item, triad
 from .drivelm import DriveLMScore, match, match_score, objects_named
 from .intervals import Interval
-from .judges import Case, Judge, Judgement, repeat
+from .judges import Case, Judge, Judgement, repeat, spread
 from .language import Language, language_scores
 from .scores import Accuracies, accuracies
 
@@ -144,7 +144,7 @@ class BucketScore:
     language: Language | None = None  # for open questions
 
     @property
-    def spread(self) -> float: return statistics.stdev(self.runs) if len(self.runs) > 1 else math.nan
+    def spread(self) -> float: return spread(self.runs)
 
 
 def bucket_score(
