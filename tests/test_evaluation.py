@@ -277,6 +277,13 @@ def test_what_a_processor_refuses_costs_one_question(quiz, place, novice, tmp_pa
     assert len(replies) == 2 and [(u.id, u.code) for u in left] == [(found[1].id, "refused")]
 
 
+def test_a_model_without_an_end_of_replies_is_refused_before_it_is_asked(quiz, novice, tmp_path, monkeypatch):
+    monkeypatch.setattr(novice.model.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(novice.model, "generate", lambda **_: pytest.fail("asked"))
+    with pytest.raises(ValueError, match="generation_config.json names as eos_token_id, found none; write"):
+        ask(novice, quiz.items[:1], CLEAN, AnswerLog(tmp_path / "log"), shortly(), "m", progress=False)
+
+
 def test_equal_questions_that_a_processor_refuses_are_all_accounted_for(place, novice, tmp_path):
     rows = [entry("f0", "planning", 1, "So " * 5000, "!")] * 3 + [entry("f0", *ASKED[4])] * 2
     found = quiz_from_file(write(place, rows, "longer.json"), "", 0, 0).items

@@ -440,5 +440,5 @@ def test_pictures_are_scaled_down_on_request_and_stay_so_when_saved(vlm, records
 def test_a_family_without_such_pictures_refuses_max_pixels(vlm, tmp_path):
     with pytest.raises(ValueError, match="max_pixels is for families that keep a picture's shape; 'internvl'"):
         load_vlm(save_vlm(vlm("internvl"), tmp_path), max_pixels=10 ** 6)
-    with pytest.raises(ValueError, match="784 pixels of one vision token at least; found max_pixels=500"):
+    with pytest.raises(ValueError, match="784 pixels of one vision token at least; found max_pixels=500; raise max_pixels to at least 784"):
         load_vlm(save_vlm(vlm("qwen2_5_vl"), tmp_path / "qwen"), max_pixels=500)

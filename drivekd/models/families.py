@@ -153,7 +153,7 @@ class InternVL(Family):
 
     def cut(self, processor: InternVLProcessor, max_tiles: int) -> None:
         "Let the processor cut pictures into at most so many tiles, the thumbnail not counted"
-        if max_tiles < 1: raise ValueError(f"InternVL takes at least 1 tile of a picture, of the published ones 12 at most; found max_tiles={max_tiles}.")
+        if max_tiles < 1: raise ValueError(f"InternVL takes at least 1 tile of a picture, of the published ones 12 at most; found max_tiles={max_tiles}; pass max_tiles=1 … 12.")
         processor.image_processor.crop_to_patches, processor.image_processor.max_patches = max_tiles > 1, max_tiles
 
     def vision_modules(self, model: PreTrainedModel) -> list[nn.Module]:
@@ -209,7 +209,7 @@ class Qwen2_5_VL(Family):
         "Let the processor scale pictures down to at most so many pixels"
         images = processor.image_processor
         if max_pixels < (token := (images.patch_size * images.merge_size) ** 2):
-            raise ValueError(f"A picture needs the {token} pixels of one vision token at least; found max_pixels={max_pixels}.")
+            raise ValueError(f"A picture needs the {token} pixels of one vision token at least; found max_pixels={max_pixels}; raise max_pixels to at least {token}.")
         images.size = {"shortest_edge": min(images.size["shortest_edge"], max_pixels), "longest_edge": max_pixels}
 
     def grid(self, processor: ProcessorMixin, size: tuple[int, int]) -> tuple[int, int]: # rows and columns of vision tokens
@@ -299,7 +299,7 @@ class _MllamaPictures(_MllamaLayers):
 
     def cut(self, processor: MllamaProcessor, max_tiles: int) -> None:
         "Let the processor cut pictures into at most so many tiles"
-        if not 1 <= max_tiles <= self.tiles: raise ValueError(f"Llama-3.2-Vision takes 1 to {self.tiles} tiles of a picture; found max_tiles={max_tiles}.")
+        if not 1 <= max_tiles <= self.tiles: raise ValueError(f"Llama-3.2-Vision takes 1 to {self.tiles} tiles of a picture; found max_tiles={max_tiles}; pass 1 … {self.tiles}.")
         processor.image_processor.max_image_tiles = max_tiles
 
     def picture_inputs(self, processor: MllamaProcessor, picture: Image.Image) -> dict[str, Tensor]: # [1, …]
@@ -339,7 +339,7 @@ class Mllama(_MllamaPictures):
         "Refuse a tower whose keys look elsewhere than we say, then mask as published"
         vision = model.config.vision_config
         if (found := (vision.max_num_tiles, vision.patch_size)) != (wanted := (self.tiles, self.patch)):
-            raise ValueError(f"Llama-3.2-Vision has {wanted[0]} tiles a picture and patches of {wanted[1]} pixels, found {found}: where its keys look is not known.")
+            raise ValueError(f"Llama-3.2-Vision has {wanted[0]} tiles a picture and patches of {wanted[1]} pixels, found {found}, so where its keys look is not known; choose a published checkpoint.")
         super().prepare(model)
 
     def batch_inputs(self, config: PreTrainedConfig, pictures: Sequence[Sequence[Mapping[str, Tensor]]], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:

@@ -49,6 +49,7 @@ def generate(
 ) -> tuple[list[str], list[bool]]:  # replies without special tokens, and which of them the limit cut off
     "Greedy replies to a batch of prompts."
     pad, ends = vlm.processor.tokenizer.pad_token_id, vlm.model.generation_config.eos_token_id
+    if ends is None: raise ValueError("A reply ends with the token that generation_config.json names as eos_token_id, found none; write the number of the tokenizer's last token of a turn there.")
     out = vlm.model.generate(**batch.to(vlm.model.device).model_inputs(), max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=pad)
     new = out[:, batch.input_ids.shape[1]:].cpu()
     texts = vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
