@@ -292,12 +292,33 @@ def test_equal_questions_that_a_processor_refuses_are_all_accounted_for(place, n
 
 
 @pytest.mark.parametrize("family", MINIATURES)
-def test_every_family_is_asked_with_pictures_black_ones_and_none(quiz, family, tmp_path):
+def test_every_family_is_asked_with_pictures_black_ones_and_none(quiz, family, tmp_path, monkeypatch):
     vlm = miniature_vlm(family, [t for _, _, *both in ASKED for t in both], vocab_size=400)
     for how in ("absent", "black"):
         for setting in (CLEAN, BLIND):
-            replies, left, _ = ask(vlm, quiz.items[:3], setting, AnswerLog(tmp_path / "log"), shortly(text_only=how), "m", progress=False)
-            assert len(replies) == 3 and not left
+            shown, log = [], AnswerLog(tmp_path / f"{how} {setting.name}")
+            monkeypatch.setattr(vlm.family, "picture_inputs", lambda processor, picture: shown.append(picture) or type(vlm.family).picture_inputs(vlm.family, processor, picture))
+            replies, left, _ = ask(vlm, quiz.items[:3], setting, log, shortly(text_only=how), "m", progress=False)
+            blind, none = setting is BLIND, setting is BLIND and how == "absent"
+            assert len(replies) == 3 and not left and sorted(len(row["cameras"]) for row in log.rows.values()) == ([0] * 3 if none else [1, 3, 3])
+            assert len(shown) == (0 if none else 7) and all((picture.getextrema() == ((0, 0),) * 3) == blind for picture in shown)
+
+
+def test_pictures_reach_the_model_in_their_own_shape(quiz):
+    ref = quiz.items[0].record.images[0]
+    assert [picture_opener(CLEAN, Asking(max_side=side))(ref).size for side in (0, 16, 999)] == [(32, 18), (16, 9), (32, 18)]  # not squashed to 224 × 224
+
+
+def test_a_choice_of_unknown_status_is_left_out_with_a_reason(place):
+    rows = [entry("f0", "perception", 0, CHOICE, "Levitating."), entry("f0", "perception", 0, CHOICE, "Stopped.")]
+    found = quiz_from_file(write(place, rows, "status.json"), "", 0, 0)
+    assert [(u.code, "'Levitating.'" in u.message) for u in found.left_out] == [("options", True)] and [i.form.truth for i in found.items] == ["A"]
+
+
+def test_a_log_may_have_a_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    AnswerLog("log.jsonl").append([{"key": "a", "reply": "A"}])
+    assert AnswerLog(tmp_path / "log.jsonl").rows["a"]["reply"] == "A"
 
 
 def test_a_damaged_picture_costs_the_questions_about_it(quiz, place, novice, tmp_path):

@@ -321,6 +321,18 @@ def test_answers_in_a_padded_batch_are_those_given_alone(vlm, records, family):
 
 
 @each_family
+def test_half_precision_answers_with_logits_near_those_of_full(vlm, records, family):
+    vlm = vlm(family)
+    half = replace(vlm, model=deepcopy(vlm.model).bfloat16())
+    batch = Batcher(vlm, padding_side="left")(records, prompt=True)
+    with evaluating(vlm), evaluating(half):
+        full = vlm.model(**batch.model_inputs()).logits[:, -1]
+        out = half.model.generate(**batch.model_inputs(), max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0, return_dict_in_generate=True, output_logits=True)
+    assert half.model.dtype == torch.bfloat16 and out.sequences.shape == (len(records), batch.input_ids.shape[1] + 3) and all(x.isfinite().all() for x in out.logits)
+    assert (out.logits[0].float() - full).abs().max() < 0.05 * full.abs().max()  # bfloat16 keeps 8 bits
+
+
+@each_family
 def test_generation_continues_as_a_whole_pass_would(vlm, records, family):
     vlm = vlm(family)
     batch = Batcher(vlm, padding_side="left")(records[:1], prompt=True)
