@@ -68,7 +68,8 @@ def wavering(
     values: Sequence[float],  # one for each run of the judge
 ) -> str:
     "Standard deviation over runs, in words."
-    return f"± {spread(values):.2f} ({len(values)} runs)" if len(values) > 1 else "one run"
+    if len(values) < 2: return "one run"
+    return "not scored" if math.isnan(apart := spread(values)) else f"± {apart:.2f} ({len(values)} runs)"
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #8f3564ab
 def bucket_table(scores: Mapping[str, BucketScore]) -> Html:

@@ -55,6 +55,6 @@ def repeat(
 # %% ../../nbs/api/study/05a_judges.ipynb #a4da16a6
 def spread(
     means: Sequence[float],  # of each run of a judge
-) -> float:  # not a number for one run
+) -> float:  # not a number for one run, or if a run has no mean
     "How much a judge wavers: the sample standard deviation over its runs."
-    return statistics.stdev(means) if len(means) > 1 else math.nan
+    return math.nan if len(means) < 2 or any(map(math.isnan, means)) else statistics.stdev(means)

@@ -11,7 +11,7 @@ __all__ = ['COLOURS', 'CLASSES', 'NEAR', 'RULES', 'words', 'right_option', 'is_r
 # %% ../../nbs/api/study/05b_rule_judge.ipynb #efc90f13
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import eq
 
 from ..data.cameras import ObjectTag, normalise, parse_tags
