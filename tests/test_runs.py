@@ -1,5 +1,6 @@
 "The run notebooks: one parameters cell each, a whole run on tiny models, and one sentence for every mistake."
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from drivekd.data.records import read_records
 from drivekd.data.world import write_world
 from drivekd.models.families import InternVL
-from drivekd.models.family_miniatures import miniature_vlm
+from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
 from drivekd.runs.parameters import RunError, declared, load_notebook
@@ -171,6 +172,17 @@ def test_an_unknown_parameter_does_not_start_a_run(tmp_path, capfd):
 def test_a_world_is_made_by_its_notebook(tmp_path, monkeypatch):
     space = play("make_world", tmp_path, monkeypatch, train_frames=2, test_frames=4, width=160, height=90, per_frame=12)
     assert {p.name for p in space["files"].values()} == {"train.json", "test.json"} and (tmp_path / "report.html").exists() and (tmp_path / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MINIATURES)
+def test_students_of_every_family_are_distilled(tiny, tmp_path, monkeypatch, family):
+    student, teacher = (str(save_vlm(miniature_vlm(family, tiny["texts"], vocab_size=400, seed=seed), tmp_path / name)) for seed, name in enumerate(("student", "teacher")))
+    play("distill", tmp_path / "run", monkeypatch, **settings(tiny, student=student, **{f"teacher_{c}": teacher for c in CAPABILITIES}))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    assert set(result["final_loss"]["CE + teachers, AGP"]) == {"ce", *CAPABILITIES} and all(math.isfinite(x) for x in result["final_loss"]["CE + teachers, AGP"].values())
+    before, after = (load_vlm(folder).model.state_dict() for folder in (student, tmp_path / "run" / "checkpoints" / "agp"))
+    assert [k for k in before if not torch.equal(before[k], after[k])]
 
 
 @pytest.mark.slow
