@@ -29,7 +29,6 @@ from drivekd.runs.runner import run
 from drivekd.study.answerlog import AnswerLog
 from drivekd.study.asking import Asking, Reply, ask, given_replies, model_digest, picture_opener, prepared
 from drivekd.study.drivebench import BUCKETS, bucket_of, chosen, named_pictures, prompted, routed, triad, unseen_cameras
-from drivekd.study.intervals import Interval
 from drivekd.study.judges import Judgement
 from drivekd.study.marks import (
     Mark,
@@ -297,7 +296,7 @@ def test_every_family_is_asked_with_pictures_black_ones_and_none(quiz, family, t
     for how in ("absent", "black"):
         for setting in (CLEAN, BLIND):
             shown, log = [], AnswerLog(tmp_path / f"{how} {setting.name}")
-            monkeypatch.setattr(vlm.family, "picture_inputs", lambda processor, picture: shown.append(picture) or type(vlm.family).picture_inputs(vlm.family, processor, picture))
+            monkeypatch.setattr(vlm.family, "picture_inputs", lambda processor, picture, shown=shown: shown.append(picture) or type(vlm.family).picture_inputs(vlm.family, processor, picture))
             replies, left, _ = ask(vlm, quiz.items[:3], setting, log, shortly(text_only=how), "m", progress=False)
             blind, none = setting is BLIND, setting is BLIND and how == "absent"
             assert len(replies) == 3 and not left and sorted(len(row["cameras"]) for row in log.rows.values()) == ([0] * 3 if none else [1, 3, 3])
