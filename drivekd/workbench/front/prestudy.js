@@ -6,12 +6,14 @@ const DASHES = ["", "8 4", "2 4", "10 3 2 3", "14 4", "4 2"];
 const LOOK = `
 .dkp svg{display:block;width:100%;height:auto;touch-action:pan-y}.dkp text{fill:var(--ink);font:12px system-ui,sans-serif}.dkp .soft{fill:var(--soft)}.dkp p{margin:4px 0;color:var(--soft);max-width:100ch}
 .dkp .cols{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);gap:12px;margin-top:8px}.dkp .cols>section{border:1px solid var(--line);border-radius:8px;padding:8px 10px;min-width:0;overflow-x:auto}
-@container (max-width:820px){.dkp .cols{grid-template-columns:minmax(0,1fr)}}.dkp td.words{white-space:normal;text-align:left;min-width:15em}.dkp .key{display:inline-block;width:22px;height:10px;margin-right:5px;vertical-align:baseline}.dkp .dk-row{margin-bottom:6px}`;
+@container (max-width:820px){.dkp .cols{grid-template-columns:minmax(0,1fr)}}.dkp td.words{white-space:normal;text-align:left;min-width:15em}.dkp .wide{border:1px solid var(--line);border-radius:8px;padding:8px 10px;margin-top:12px;overflow-x:auto}.dkp .wide td{text-align:left}
+.dkp .holds{color:#1d7a59;font-weight:600}.dkp .fails{color:#b95f05;font-weight:600}.dkp .open{color:var(--soft)}.dkp h3+table{margin-top:2px}.dkp .legend{display:flex;flex-wrap:wrap;gap:2px 16px}.dkp .legend span{white-space:nowrap}.dkp .dk-row{margin-bottom:6px}`;
 const ANALYSES = [["alignment", "Alignment", "What a layer does to the states"], ["intra", "Similarity", "How alike questions of one capability are"], ["specific", "Above others", "Similarity within a capability minus similarity to the others"],
   ["dispersion", "Dispersion", "How much the question changes the feature"], ["margin", "Margin", "How sure answers are"]];
-const WORDS = {adjacent: "adjacent layers", vision_text: "vision–text", attention: "attention", hidden: "hidden states", variants: "same pictures", samples: "any two", top2: "", label: ""};
+const WORDS = {adjacent: "adjacent layers", vision_text: "vision–text", attention: "attention", hidden: "hidden states", variants: "same pictures", samples: "any two", "not stated": "what varies is not stated"};
 const SAID = {alignment: "Cosine of a layer's input and output, and of the mean vision and the mean text token.", intra: "Mean cosine over pairs of questions of one capability about different frames.",
-  specific: "The same, minus the mean cosine with questions of other capabilities: what is special to this one.", dispersion: "One minus the mean cosine: questions about the same pictures, and any two questions.",
+  specific: "The same, minus the mean cosine with questions of other capabilities: what is special to this one.",
+  dispersion: "One minus the mean cosine: questions about the same pictures, and any two questions.",
   margin: "Probability of the first token minus that of the next, along the answer."};
 const KEYS = [["← →", "layer, or tenth of the answer"], ["Home End", "first, last"], ["1 … 5", "analysis"], ["f", "attention or hidden states"], ["d", "depth in layers or relative"], ["m", "next model alone, then all"], ["b", "bands"], ["p", "picture of this view"], ["Esc", "close"], ["?", "this list"]];
 
@@ -21,6 +23,7 @@ const draw = (parent, tag, attributes = {}, text) => {
   if (text !== undefined) node.textContent = text;
   return node;
 };
+const gap = x => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
 const three = x => x === null || x === undefined ? "–" : (x < 0 ? "−" : "") + Math.abs(x).toFixed(3);
 const known = x => x !== null && x !== undefined;
 
@@ -30,12 +33,8 @@ function linesOf(studies, {analysis, feature, models, depth}) {
   for (const [model, study] of Object.entries(studies)) {
     if (!models.includes(model)) continue;
     const own = study.curves, pick = wanted => own.filter(c => c.analysis === wanted);
-    let chosen = pick(analysis === "specific" ? "intra" : analysis);
+    let chosen = pick(analysis);
     if (["intra", "specific"].includes(analysis)) chosen = chosen.filter(c => [feature, "not stated"].includes(c.feature));
-    if (analysis === "specific") chosen = chosen.map(c => {
-      const other = own.find(o => o.analysis === "inter" && o.feature === c.feature && o.group === c.group);
-      return other ? {...c, value: c.value.map((v, i) => known(v) && known(other.value[i]) ? v - other.value[i] : null), low: null, high: null} : null;
-    }).filter(Boolean);
     for (const c of chosen) {
       const name = analysis === "alignment" ? WORDS[c.feature] || c.feature : analysis === "dispersion" ? `${WORDS[c.feature] || c.feature}, ${WORDS[c.group] || c.group}` : c.group;
       const last = analysis === "margin" ? 10 : study.layers;
@@ -57,8 +56,9 @@ function prestudyView(box, record, channel) {
   const state = {analysis: "intra", feature: "attention", depth: "layer", models: [...models], bands: true, at: 0};
   const names = [...new Set(models.flatMap(m => studies[m].curves.filter(c => c.analysis === "intra").map(c => c.group)))];
   const colour = line => COLOURS[Math.max(0, orderOf(line)) % COLOURS.length];
-  const orderOf = line => { const all = ["intra", "specific"].includes(state.analysis) ? names : [...new Set(lines.map(l => l.name))]; return all.indexOf(line.name); };
+  const orderOf = line => { const all = compared() ? names : [...new Set(lines.map(l => l.name))]; return all.indexOf(line.name); };
   const dash = model => DASHES[models.indexOf(model) % DASHES.length];
+  const compared = () => ["intra", "specific"].includes(state.analysis);
   let lines = [], places = [];
   const svg = document.createElementNS(NS, "svg");
   svg.setAttribute("viewBox", `0 0 ${W} ${H}`); svg.setAttribute("role", "img");
@@ -68,11 +68,11 @@ function prestudyView(box, record, channel) {
   const bands = toggle("bands", v => set({bands: v}), "95 % intervals");
   const switches = models.map(m => toggle(m, on => set({models: models.filter(x => x === m ? on : state.models.includes(x))})));
   const save = el("button", {type: "button", onclick: () => keep()}, "Picture"), help = el("button", {type: "button", "aria-label": "keys", onclick: () => tellKeys()}, "?");
-  const said = el("p"), live = el("p", {"aria-live": "polite", class: "live"}), readout = el("section"), told = el("section"), notes = el("p");
+  const said = el("p"), live = el("p", {"aria-live": "polite", class: "live"}), readout = el("section"), told = el("section"), found = el("section", {class: "wide", tabindex: 0, role: "region", "aria-label": "Published findings"}), notes = el("p"), legend = el("p", {class: "legend"});
   const stage = el("div", {tabindex: 0, role: "application", "aria-label": "Curves; left and right arrow choose a layer"}, svg);
   box.root.classList.add("dkp");
   box.body.replaceChildren(el("style", {}, LOOK), el("div", {class: "dk-row"}, analyses.node, features.node, depths.node, bands.node, save, help),
-    models.length > 1 ? el("div", {class: "dk-row"}, ...switches.map((s, i) => { s.node.append(sample("var(--ink)", dash(models[i]))); return s.node; })) : null, said, stage, live, el("div", {class: "cols"}, told, readout), notes);
+    models.length > 1 ? el("div", {class: "dk-row"}, ...switches.map((s, i) => { s.node.append(sample("var(--ink)", dash(models[i]))); return s.node; })) : null, said, stage, legend, live, el("div", {class: "cols"}, told, readout), found, notes);
 
   function sample(ink, dashes) {
     const piece = document.createElementNS(NS, "svg");
@@ -89,8 +89,10 @@ function prestudyView(box, record, channel) {
     state.at = Math.min(state.at, Math.max(0, places.length - 1));
     analyses.show(state.analysis); features.show(state.feature); depths.show(state.depth); bands.show(state.bands);
     switches.forEach((s, i) => s.show(state.models.includes(models[i])));
-    features.node.hidden = !["intra", "specific"].includes(state.analysis); depths.node.hidden = state.analysis === "margin";
+    features.node.hidden = !compared(); depths.node.hidden = state.analysis === "margin";
     said.textContent = SAID[state.analysis];
+    const shown = [...new Map(lines.map(l => [l.name, l])).values()];
+    legend.replaceChildren(...shown.map(l => el("span", {}, sample(colour(l), ""), " " + l.name)), ...(compared() ? [el("span", {}, "● recommended"), el("span", {}, "○ highest, but no layer can be told from another"), el("span", {}, "▬ layers that a loss uses")] : []));
     svg.replaceChildren();
     if (!lines.length) { draw(svg, "text", {x: W / 2, y: H / 2, "text-anchor": "middle", class: "soft"}, "No such curve in the chosen models."); readout.replaceChildren(); tell(); return; }
     const all = lines.flatMap(l => [...l.value, ...(state.bands && l.low ? [...l.low, ...l.high] : [])]).filter(known);
@@ -119,21 +121,24 @@ function prestudyView(box, record, channel) {
     draw(svg, "path", {d: path, fill: "none", stroke: colour(l), "stroke-width": 2.2, "stroke-dasharray": dash(l.model), class: "curve"});
   }
   const adviceFor = (model, name) => studies[model].advice.find(a => a.capability === name && a.feature === state.feature && a.criterion === state.analysis);
-  /** Rings: recommended, open where others may be as high. Bars under the axis: the layers that each capability's loss uses. */
+  /** Dots: recommended; a ring: the highest, where no layer can be told from another. Bars under the axis: the layers that each capability's loss uses. */
   function marks() {
-    if (!["intra", "specific"].includes(state.analysis)) return;
+    if (!compared()) return;
     for (const l of lines) {
-      const a = (studies[l.model].advice || []).length ? adviceFor(l.model, l.name) : null;
+      const a = adviceFor(l.model, l.name);
       if (!a || !a.layer) continue;
-      const i = l.x.indexOf(a.layer);
-      if (i >= 0 && known(l.value[i])) draw(svg, "circle", {cx: X(l.at[i]), cy: Y(l.value[i]), r: 7, fill: a.stands_out ? colour(l) : "none", stroke: colour(l), "stroke-width": 2, class: "ring", "data-out": a.stands_out});
+      for (const layer of a.recommended.length ? a.recommended : [a.layer]) {
+        const i = l.x.indexOf(layer);
+        if (i >= 0 && known(l.value[i])) draw(svg, "circle", {cx: X(l.at[i]), cy: Y(l.value[i]), r: 6, fill: a.recommended.length ? colour(l) : "var(--bg)", stroke: colour(l), "stroke-width": 2, class: a.recommended.length ? "told" : "ring"});
+      }
     }
+    let drawn = 0;
     names.forEach((name, n) => {
-      const l = lines.find(x => x.name === name), a = l && (studies[l.model].advice || []).find(x => x.capability === name && x.feature === "attention");
-      if (!a || !a.loss_layers.length) return;
-      const at = a.loss_layers.map(k => l.at[l.x.indexOf(k)]).filter(known), y = H - M.b + 42 + 11 * (n % 3);
-      if (at.length) draw(svg, "line", {x1: X(Math.min(...at)) - 6, x2: X(Math.max(...at)) + 6, y1: y, y2: y, stroke: COLOURS[n % COLOURS.length], "stroke-width": 6, "stroke-linecap": "round", class: "loss"});
-      if (n === 0) draw(svg, "text", {x: M.l - 8, y: y + 14, "text-anchor": "end", class: "soft"}, "loss uses");
+      const l = lines.find(x => x.name === name && adviceFor(x.model, name)), a = l && studies[l.model].advice.find(x => x.capability === name && x.loss_layers.length);
+      const at = a ? a.loss_layers.map(k => l.at[l.x.indexOf(k)]).filter(known) : [], y = H - M.b + 44 + 9 * drawn;
+      if (!at.length) return;
+      draw(svg, "line", {x1: X(Math.min(...at)) - 6, x2: X(Math.max(...at)) + 6, y1: y, y2: y, stroke: COLOURS[n % COLOURS.length], "stroke-width": 6, "stroke-linecap": "round", class: "loss"});
+      if (!drawn++) draw(svg, "text", {x: M.l - 12, y: y + 12, "text-anchor": "end", class: "soft"}, "losses");
     });
   }
   let thread = null;
@@ -153,20 +158,32 @@ function prestudyView(box, record, channel) {
     const first = lines[0], i = nearest(first);
     live.textContent = `${state.analysis === "margin" ? "Bin" : "Layer"} ${first.x[i]}: ` + lines.slice(0, 6).map(l => `${l.name}${state.models.length > 1 ? ` (${l.model})` : ""} ${three(l.value[nearest(l)])}`).join(", ") + (lines.length > 6 ? `, and ${lines.length - 6} more in the table` : "") + ".";
   }
+  const list = layers => layers.reduce((runs, l) => { const last = runs.at(-1); if (last && l === last[1] + 1) last[1] = l; else runs.push([l, l]); return runs; }, []).map(([a, b]) => a === b ? a : `${a}–${b}`).join(", ");
+  const table = (heads, rows) => el("table", {}, el("thead", {}, el("tr", {}, ...heads.map(h => el("th", {scope: "col"}, h)))), el("tbody", {}, rows));
+  const whose = m => state.models.length > 1 ? ` · ${m}` : "";
   function tell() {
     const criterion = state.analysis === "specific" ? "specific" : "intra";
-    const rows = state.models.flatMap(m => (studies[m].advice || []).filter(a => a.feature === state.feature && a.criterion === criterion).map(a => el("tr", {}, el("th", {scope: "row"}, a.capability + (models.length > 1 ? ` · ${m}` : "")),
-      el("td", {}, a.stands_out ? `layer ${a.layer}` : "none"), el("td", {}, a.loss_layers.length > 3 ? `${a.loss_layers[0]}–${a.loss_layers.at(-1)}` : a.loss_layers.join(", ") || "–"), el("td", {class: "words"}, a.sentence))));
-    told.replaceChildren(el("h3", {}, `Recommended by ${WORDS[state.feature] || state.feature}${criterion === "specific" ? ", above other capabilities" : ""}`),
-      rows.length ? el("table", {}, el("thead", {}, el("tr", {}, ...["", "recommended", "loss uses", "why"].map(h => el("th", {scope: "col"}, h)))), el("tbody", {}, rows)) : el("p", {}, "The chosen models hold no recommendation."));
-    notes.textContent = [...new Set(state.models.flatMap(m => studies[m].notes || []))].join(" ");
+    const rows = state.models.flatMap(m => studies[m].advice.filter(a => a.feature === state.feature && a.criterion === criterion).map(a => el("tr", {}, el("th", {scope: "row"}, a.capability + whose(m)),
+      el("td", {}, list(a.recommended) || "none"), el("td", {}, list(a.loss_layers) || "–"), el("td", {class: "words"}, a.sentence))));
+    told.replaceChildren(el("h3", {}, `Layers recommended by ${WORDS[state.feature]}${criterion === "specific" ? ", above other capabilities" : ""}`),
+      rows.length ? table(["", "recommended", "loss uses", "why"], rows) : el("p", {}, "The chosen models hold no recommendation."));
+    notes.textContent = [...new Set(state.models.flatMap(m => [...studies[m].notes, ...(studies[m].note ? [studies[m].note] : [])]))].join(" ");
+    findingsTable();
+  }
+  /** A row for each published finding, a column for each chosen model. */
+  function findingsTable() {
+    const asked = state.models.filter(m => studies[m].findings.length), key = f => f.claim + (f.feature ? ` (${f.feature})` : "");
+    const claims = [...new Map(asked.flatMap(m => studies[m].findings).map(f => [key(f), f])).entries()];
+    const cell = f => !f ? el("td", {}, "–") : el("td", {title: f.difference}, el("span", {class: {holds: "holds", "does not hold": "fails"}[f.verdict] || "open"}, f.verdict === "no interval" ? "" : f.verdict + " "), gap(f.value) + (known(f.low) ? ` [${gap(f.low)}, ${gap(f.high)}]` : ""));
+    found.hidden = !claims.length;
+    found.replaceChildren(el("h3", {}, "Published findings, asked here: a difference that is above zero if the finding holds"), table(["", ...asked], claims.map(([text]) => el("tr", {}, el("th", {scope: "row"}, text), ...asked.map(m => cell(studies[m].findings.find(f => key(f) === text)))))));
   }
 
   // --- what is pressed
   const go = at => { if (!places.length) return; state.at = Math.max(0, Math.min(places.length - 1, at)); cursor(); read(); channel.set(view()); };
   const view = () => ({analysis: state.analysis, feature: state.feature, depth: state.depth, models: [...state.models]});
   function set(change) { Object.assign(state, change); paint(); channel.set(view()); }
-  svg.addEventListener("pointermove", e => {
+  on(svg, "pointermove", e => {
     if (!lines.length) return;
     const r = svg.getBoundingClientRect(), x = (e.clientX - r.left) / r.width * W;
     const near = places.reduce((best, p, i) => Math.abs(X(p) - x) < Math.abs(X(places[best]) - x) ? i : best, 0);
@@ -177,10 +194,10 @@ function prestudyView(box, record, channel) {
   const actions = {ArrowLeft: () => go(state.at - 1), ArrowRight: () => go(state.at + 1), Home: () => go(0), End: () => go(places.length - 1), f: () => set({feature: state.feature === "attention" ? "hidden" : "attention"}),
     d: () => set({depth: state.depth === "layer" ? "relative" : "layer"}), m: nextModel, b: () => set({bands: !state.bands}), p: () => keep(), "?": tellKeys};
   ANALYSES.forEach(([key], i) => { actions[i + 1] = () => set({analysis: key}); });
-  box.root.addEventListener("keydown", box.guard(e => {
+  on(box.root, "keydown", e => {
     if (e.ctrlKey || e.metaKey || e.altKey || e.target.matches("select,input") || e.target.closest(".dk-over") || !(e.key in actions)) return;
     e.preventDefault(); actions[e.key]();
-  }));
+  });
   async function picture() {
     const style = getComputedStyle(box.root), copy = svg.cloneNode(true), sheet = el("canvas", {width: W, height: H + 22 * lines.length + 16});
     copy.setAttribute("xmlns", NS); copy.setAttribute("width", W); copy.setAttribute("height", H);
@@ -199,11 +216,11 @@ function prestudyView(box, record, channel) {
     paint();
   };
   seen(channel.get());
-  return {state, set, go, picture, seen, lines: () => lines};
+  return {state, set, go, picture, seen, lines: () => lines, at: (x, y) => [X(x), Y(y)]};
 }
 
 async function explore(host, channel) {
   const box = frame(host, "Pre-study explorer"), view = prestudyView(box, JSON.parse(new TextDecoder().decode(channel.bytes)), channel);
   channel.on(() => view.seen(channel.get()));
-  host.explorer = view;
+  Object.assign(box.root, {view}).dataset.ready = "true";  // for the console, and for tests
 }
