@@ -71,14 +71,16 @@ def _about_capabilities(lines: Lines, feature: str) -> list[Finding]:
     found = []
     if "perception" in alike:
         interval = first_is_highest(alike["perception"])
-        found.append(Finding("perception is most alike in the first layer", feature, "layer 1 − highest other layer", *interval, judged(*interval)))
+        claim, difference = "perception is most alike in the first layer", "layer 1 − highest other layer"
+        found.append(Finding(claim, feature, difference, *interval, judged(*interval)))
     if "reasoning" in alike and len(alike) > 1:
-        others = np.mean([v for group, v in alike.items() if group != "reasoning"], 0)
-        found.append(finding("reasoning stays alike up to the penultimate layer", feature, "reasoning − other capabilities, mean over these layers", (alike["reasoning"] - others)[:, :-1].mean(1)))
+        above = alike["reasoning"] - np.mean([v for group, v in alike.items() if group != "reasoning"], 0)
+        found.append(finding("reasoning stays alike up to the penultimate layer", feature,
+                             "reasoning − other capabilities, mean over these layers", above[:, :-1].mean(1)))
     if "planning" in alike:
         x = alike["planning"]
-        found.append(finding("planning dips before the penultimate layer", feature, "layer 1 − layer before the penultimate", x[:, 0] - x[:, -3]))
-        found.append(finding("planning rises at the penultimate layer", feature, "penultimate − the layer before it", x[:, -2] - x[:, -3]))
+        found += [finding("planning dips before the penultimate layer", feature, "layer 1 − layer before the penultimate", x[:, 0] - x[:, -3]),
+                  finding("planning rises at the penultimate layer", feature, "penultimate − the layer before it", x[:, -2] - x[:, -3])]
     return found
 
 # %% ../../nbs/api/study/08b_findings.ipynb #0f53afd1
@@ -89,10 +91,12 @@ def findings(
     found = [f for feature in ("attention", "hidden") for f in _about_capabilities(lines, feature)]
     scattered = [lines.get(("dispersion", feature, "variants")) for feature in ("hidden", "attention")]
     if all(x is not None for x in scattered):
-        found.append(finding("attention disperses less than hidden states", "", "hidden − attention, mean over layers", scattered[0].mean(1) - scattered[1].mean(1)))
+        hidden, attention = (x.mean(1) for x in scattered)
+        found.append(finding("attention disperses less than hidden states", "", "hidden − attention, mean over layers", hidden - attention))
     margin = {group: values for (analysis, _, group), values in lines.items() if analysis == "margin"}
     if {"driving", "general"} <= set(margin):
-        found.append(finding("answers about driving are less sure than general ones", "", "general − driving, mean over the answer", (margin["general"] - margin["driving"]).mean(1)))
+        surer = (margin["general"] - margin["driving"]).mean(1)
+        found.append(finding("answers about driving are less sure than general ones", "", "general − driving, mean over the answer", surer))
     return found
 
 # %% ../../nbs/api/study/08b_findings.ipynb #072fb235
@@ -101,7 +105,8 @@ def published_lines(
 ) -> dict[tuple[str, str, str], np.ndarray]:
     "The published curves as lines without draws."
     def stated(value, otherwise): return otherwise if value == "not stated" else value
-    return {(c["analysis"], stated(c["feature"], "attention"), stated(c["group"], "variants")): np.array([c["value"]], float) for c in curves}
+    def key(c): return c["analysis"], stated(c["feature"], "attention"), stated(c["group"], "variants")
+    return {key(c): np.array([c["value"]], float) for c in curves}
 
 
 def read_published(

@@ -54,8 +54,9 @@ def best_layer(
     nothing = Interval(float("nan"), float("nan"), float("nan"))
     behind = [nothing] * values.shape[1]
     for j, place in enumerate(known): behind[place] = _interval(gap[first, j], half[first, j])
-    return Best(int(known[first]), float(whole[0][first]), int(known[others[0]]) if others else None, behind[known[others[0]]] if others else nothing,
-                tuple(sorted(candidates)), tuple(behind))
+    runner_up = int(known[others[0]]) if others else None
+    lead = behind[runner_up] if others else nothing
+    return Best(int(known[first]), float(whole[0][first]), runner_up, lead, tuple(sorted(candidates)), tuple(behind))
 
 
 def _interval(middle: float, half: float) -> Interval: return Interval(float(middle), float(middle - half), float(middle + half))
@@ -78,8 +79,9 @@ def verdict(
 ) -> str:
     "One sentence: which layer, or why none."
     if best is None: return "No layer can be compared: there is nothing to count."
-    if np.isnan(best.lead.low): return f"No layer can be told from another: too few frames for an interval (highest is layer {layers[best.place] + 1})."
-    told, lead = f"layer {layers[best.place] + 1} at {best.value:.3f}", best.lead
+    highest = layers[best.place] + 1
+    if np.isnan(best.lead.low): return f"No layer can be told from another: too few frames for an interval (highest is layer {highest})."
+    told, lead = f"layer {highest} at {best.value:.3f}", best.lead
     gap = f"ahead of layer {layers[best.runner_up] + 1} by {lead.estimate:.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
     if best.stands_out: return f"{told.capitalize()} stands out, {gap}."
     if len(best.candidates) == len(layers): return f"No layer stands out: none can be told from the highest, {told}, {gap}."

@@ -177,9 +177,11 @@ def observe(
     real = here.attention_mask.bool()
     vision = here.vision_mask & real if here.sight is None else torch.zeros_like(real)
     make = partial(passage, real=real, vision=vision, finish=finish)
-    with evaluating(vlm), capture_made(vlm, attentive, partial(received, rows=looking(here))) as seen, capture_passage(vlm.llm_layers, make) as states:
+    total = partial(received, rows=looking(here))
+    with evaluating(vlm), capture_made(vlm, attentive, total) as seen, capture_passage(vlm.llm_layers, make) as states:
         logits = vlm.model(**here.model_inputs(), logits_to_keep=answer_positions(here.labels), use_cache=False).logits
-    return _looks(here, [states[l] for l in range(last + 1)], [seen[l] for l in attentive], answer_margins(logits, here.labels, temperature, rival))
+    margin = answer_margins(logits, here.labels, temperature, rival)
+    return _looks(here, [states[l] for l in range(last + 1)], [seen[l] for l in attentive], margin)
 
 
 def _looks(batch: Batch, states: Sequence[Passage], seen: Sequence[Tensor], margin: Sequence[np.ndarray]) -> list[Look]:
@@ -243,7 +245,8 @@ class Sums:
     @property
     def nbytes(self) -> int:
         "What is remembered, in bytes."
-        return sum(x.nbytes for x in (self.adjacent, self.vision_text, *self.margin.values(), *self.alike.values(), *self.variants.values()))
+        kept = (self.adjacent, self.vision_text, *self.margin.values(), *self.alike.values(), *self.variants.values())
+        return sum(x.nbytes for x in kept)
 
 # %% ../../nbs/api/study/08c_prestudy.ipynb #3a79f51b
 @dataclass(frozen=True)
@@ -256,15 +259,22 @@ class Line:
 Key = tuple[str, str, str]  # analysis, feature, group
 
 
+def _of(sums: Sums, feature: str, capability: str) -> dict[str, PairSums]:
+    "A capability's sums by layout."
+    return {layout: s for (f, c, layout), s in sums.alike.items() if (f, c) == (feature, capability)}
+
+
 def intra(sums: Sums, feature: str, capability: str, layouts: Iterable[str] | None = None) -> Parts:
     "Pairs of one capability, layout by layout."
-    return _total(sums, feature, [s.parts() for (f, c, l), s in sums.alike.items() if (f, c) == (feature, capability) and (layouts is None or l in layouts)])
+    mine = _of(sums, feature, capability)
+    return _total(sums, feature, [s.parts() for layout, s in mine.items() if layouts is None or layout in layouts])
 
 
 def inter(sums: Sums, feature: str, capability: str) -> Parts:
     "Pairs of a capability and any other, layout by layout."
-    mine = {layout: s for (f, c, layout), s in sums.alike.items() if (f, c) == (feature, capability)}
-    return _total(sums, feature, [mine[layout].parts(s) for (f, c, layout), s in sums.alike.items() if f == feature and c != capability and layout in mine])
+    mine = _of(sums, feature, capability)
+    others = [(layout, s) for (f, c, layout), s in sums.alike.items() if f == feature and c != capability and layout in mine]
+    return _total(sums, feature, [mine[layout].parts(s) for layout, s in others])
 
 
 def among_all(sums: Sums, feature: str) -> Parts:
@@ -290,17 +300,24 @@ def lines_of(
     def line(parts, turn=lambda v: v): return Line(turn(resampled(parts, weights)), parts.count)
     found = {("alignment", name, ""): line(getattr(sums, name).parts()) for name in ("adjacent", "vision_text")}
     for feature in FEATURES:
-        for name in sorted({c for _, c, _ in sums.alike if c}): found |= _likeness(sums, feature, name, line)
+        for name in _capabilities(sums): found |= _likeness(sums, feature, name, line)
         parts = {"variants": sums.variants[feature].parts(), "samples": among_all(sums, feature)}
         found |= {("dispersion", feature, group): line(p, lambda v: 1 - v) for group, p in parts.items()}
     found |= {("margin", rival, group): line(means.parts()) for group, means in sums.margin.items()}
     return {key: line for key, line in found.items() if line.count}
 
 
+def _capabilities(sums: Sums) -> list[str]:
+    "Those of the paper in its order, then others."
+    order = [c.name for c in DRIVING]
+    return sorted({c for _, c, _ in sums.alike if c}, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
 def _likeness(sums: Sums, feature: str, capability: str, line: Callable[[Parts], Line]) -> dict[Key, Line]:
     "How alike a capability's samples are: to each other, to others, and the difference."
     others = {l for f, c, l in sums.alike if f == feature and c != capability}
-    within, between, here = line(intra(sums, feature, capability)), line(inter(sums, feature, capability)), line(intra(sums, feature, capability, others))
+    within, between = line(intra(sums, feature, capability)), line(inter(sums, feature, capability))
+    here = line(intra(sums, feature, capability, others))
     specific = Line(here.draws - between.draws, min(here.count, between.count))
     return {("intra", feature, capability): within, ("inter", feature, capability): between, ("specific", feature, capability): specific}
 
@@ -330,7 +347,8 @@ def curves_of(
     attentive: Sequence[int],  # layers that look at pictures, from 0
 ) -> list[Curve]:
     "All lines of the figure."
-    x = {"attention": [l + 1 for l in attentive], "hidden": range(1, layers + 1), "adjacent": range(1, layers + 1), "vision_text": range(1, layers + 2)}
+    every = range(1, layers + 1)
+    x = {"attention": [l + 1 for l in attentive], "hidden": every, "adjacent": every, "vision_text": range(1, layers + 2)}
     return [curve(key, line, x.get(key[1], range(BINS))) for key, line in lines.items()]
 
 # %% ../../nbs/api/study/08c_prestudy.ipynb #496ba064
@@ -372,12 +390,14 @@ def advice(
     used: Sequence[int],  # by the loss, from 1
 ) -> Advice:
     "One recommendation with its evidence."
-    best = best_layer(values)
-    if best is None: return Advice(capability, feature, criterion, [], None, None, None, (None,) * 3, list(used), [(None,) * 3] * len(used), verdict(best, layers))
-    at, told = {l + 1: n for n, l in enumerate(layers)}, len(best.candidates) < len(layers)
-    return Advice(capability, feature, criterion, [layers[c] + 1 for c in best.candidates] if told else [], layers[best.place] + 1, best.value,
-                  None if best.runner_up is None else layers[best.runner_up] + 1, _plain(best.lead), list(used),
-                  [_plain(best.behind[at[l]]) if l in at else (None,) * 3 for l in used], verdict(best, layers))
+    best, nothing = best_layer(values), (None,) * 3
+    if best is None:
+        return Advice(capability, feature, criterion, [], None, None, None, nothing, list(used), [nothing] * len(used), verdict(best, layers))
+    at = {l + 1: n for n, l in enumerate(layers)}
+    told = [layers[c] + 1 for c in best.candidates] if len(best.candidates) < len(layers) else []
+    runner_up = None if best.runner_up is None else layers[best.runner_up] + 1
+    behind = [_plain(best.behind[at[l]]) if l in at else nothing for l in used]
+    return Advice(capability, feature, criterion, told, layers[best.place] + 1, best.value, runner_up, _plain(best.lead), list(used), behind, verdict(best, layers))
 
 
 def advice_of(
@@ -387,7 +407,8 @@ def advice_of(
 ) -> list[Advice]:
     "Recommendations for every capability, feature and criterion."
     kinds, layers = decoder_layers(vlm), {"attention": picture_layers(vlm), "hidden": range(len(vlm.llm_layers))}
-    return [advice(group, feature, criterion, line.draws, layers[feature], loss_layers(group, [c for c in capabilities if c.signal.what == feature], kinds))
+    def used(feature, name): return loss_layers(name, [c for c in capabilities if c.signal.what == feature], kinds)
+    return [advice(group, feature, criterion, line.draws, layers[feature], used(feature, group))
             for (criterion, feature, group), line in lines.items() if criterion in CRITERIA]
 
 # %% ../../nbs/api/study/08c_prestudy.ipynb #07620093
@@ -410,8 +431,8 @@ class Study:
     def as_dict(self) -> dict: return asdict(self)
 
     def __repr__(self) -> str:
-        attention = [a for a in self.advice if a.feature == "attention" and a.criterion == "intra"]
-        return f"Study({self.model}: {self.layers} layers, {self.samples} questions about {self.frames} frames)" + "".join(f"\n{a.capability}: {a.sentence}" for a in attention)
+        told = [f"{a.capability}: {a.sentence}" for a in self.advice if (a.feature, a.criterion) == ("attention", "intra")]
+        return "\n".join([f"Study({self.model}: {self.layers} layers, {self.samples} questions about {self.frames} frames)", *told])
 
 # %% ../../nbs/api/study/08c_prestudy.ipynb #34450dea
 def in_order(
@@ -434,7 +455,8 @@ def ask(
     batcher, order = Batcher(vlm), in_order(records, blocks)
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
-        for i, look in zip(chosen, observe(vlm, batcher([records[i] for i in chosen]), **options), strict=True): yield look, records[i], blocks[i]
+        looks = observe(vlm, batcher([records[i] for i in chosen]), **options)
+        for i, look in zip(chosen, looks, strict=True): yield look, records[i], blocks[i]
         bar.update(len(chosen))
 
 
@@ -442,10 +464,11 @@ def notes_on(vlm: VLM, sums: Sums, frames: int) -> list[str]:
     "What the study does not say, and why."
     found = []
     if decoder_layers(vlm) != len(vlm.llm_layers):
-        found += ["Vision–text cosine is left out: this model's pictures are keys of cross-attention layers and have no hidden states among the words.",
+        found += ["Vision–text cosine is left out: this model's pictures are keys of cross-attention layers and no hidden states among the words.",
                   "Attention is compared in the cross-attention layers only: the others see no picture."]
     if "general" not in sums.margin: found.append("Margins of general questions are missing: no file of them was given.")
-    if sums.left_out: found.append(f"{sums.left_out} questions are not compared: their pictures are cut in ways beyond the first {LAYOUTS} layouts.")
+    if sums.left_out:
+        found.append(f"{sums.left_out} questions are not compared: their pictures are cut in ways beyond the first {LAYOUTS} layouts.")
     if frames < LEAST: found.append(f"There are no intervals: the questions are about {frames} frames, {LEAST} are needed.")
     return found
 
@@ -472,8 +495,9 @@ def pre_study(
         sums.close()
         for look, _, block in ask(vlm, general, dealt[len(records):], batch_size, bar, **options): sums.add_margin("general", look, block)
     lines, frames = lines_of(sums, rival), _frames(records)
-    return Study(vlm.name, sums.layers, sums.samples, _count(records), frames, k, sums.left_out, sums.nbytes, curves_of(lines, sums.layers, attentive),
-                 advice_of(lines, vlm, capabilities), findings({key: line.draws for key, line in lines.items()}), notes_on(vlm, sums, frames))
+    asked_again = findings({key: line.draws for key, line in lines.items()})
+    return Study(vlm.name, sums.layers, sums.samples, _count(records), frames, k, sums.left_out, sums.nbytes,
+                 curves_of(lines, sums.layers, attentive), advice_of(lines, vlm, capabilities), asked_again, notes_on(vlm, sums, frames))
 
 
 def _count(records: Sequence[VQARecord]) -> dict[str, int]:

@@ -33,14 +33,16 @@ def _list_of(fits: Callable[[object], bool]) -> Callable[[object], bool]: return
 
 _SHAPES = {
     "curves": {"analysis": _TEXT, "feature": _TEXT, "group": _TEXT, "x": _list_of(_WHOLE), "value": _list_of(_number)},
-    "advice": {"capability": _TEXT, "feature": _TEXT, "criterion": _TEXT, "sentence": _TEXT, "recommended": _list_of(_WHOLE), "layer": _MAYBE, "loss_layers": _list_of(_WHOLE)},
+    "advice": {"capability": _TEXT, "feature": _TEXT, "criterion": _TEXT, "sentence": _TEXT, "recommended": _list_of(_WHOLE), "layer": _MAYBE,
+               "loss_layers": _list_of(_WHOLE)},
     "findings": {"claim": _TEXT, "feature": _TEXT, "difference": _TEXT, "verdict": _TEXT, "value": _number, "low": _number, "high": _number},
 }
 
 
 def _misfit(study: object) -> str | None:
     "The rule that a study breaks."
-    if not isinstance(study, Mapping) or not _WHOLE(study.get("layers")) or not isinstance(study.get("curves"), list): return "it must hold its number of layers and a list of curves"
+    if not isinstance(study, Mapping) or not _WHOLE(study.get("layers")) or not isinstance(study.get("curves"), list):
+        return "it must hold its number of layers and a list of curves"
     for part, shape in _SHAPES.items():
         for entry in study.get(part, []):
             wrong = [key for key, fits in shape.items() if not isinstance(entry, Mapping) or not fits(entry.get(key))]
@@ -48,7 +50,8 @@ def _misfit(study: object) -> str | None:
     for c in study["curves"]:
         for bound in ("low", "high"):
             if c.get(bound) is not None and not _list_of(_number)(c[bound]): return f"{bound!r} of a curve must be numbers"
-        if any(len(c[key]) != len(c["x"]) for key in ("value", "low", "high") if c.get(key) is not None): return "a curve's lists must be equally long"
+        lengths = {len(c[key]) for key in ("x", "value", "low", "high") if c.get(key) is not None}
+        if len(lengths) > 1: return "a curve's lists must be equally long"
     return None if _list_of(_TEXT)(study.get("notes", [])) else "its notes must be texts"
 
 # %% ../../nbs/api/workbench/07a_prestudy_explorer.ipynb #2f90660a
@@ -67,10 +70,12 @@ def read_studies(
     "Stored studies, and the published figure's values that lie beside them."
     found: dict[str, dict] = {}
     for path in paths:
+        name, remedy = Path(path).name, "name a result.json of `drivekd run prestudy`."
         try: content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as e: raise ValueError(f"{Path(path).name} must be JSON, found something else ({e.msg}); name a result.json of `drivekd run prestudy`.") from None
+        except json.JSONDecodeError as e: raise ValueError(f"{name} must be JSON, found something else ({e.msg}); {remedy}") from None
         held = content.get("metrics", content) if isinstance(content, dict) else {}
-        if not isinstance(held, dict) or not isinstance(held.get("studies"), dict) or not held["studies"]: raise ValueError(f"{Path(path).name} holds no studies; name a result.json of `drivekd run prestudy`.")
+        if not isinstance(held, dict) or not isinstance(held.get("studies"), dict) or not held["studies"]:
+            raise ValueError(f"{name} must hold studies, found none; {remedy}")
         both = held["studies"] | ({held["published"]["model"]: held["published"]} if held.get("published") else {})
         for name, study in both.items():
             checked = checked_study(name, study)
@@ -81,8 +86,14 @@ def read_studies(
 def prestudy_summary(studies: Mapping[str, Mapping]) -> str:
     "What attention recommends, in sentences."
     def told(study):
-        return " ".join(f"{a['capability']}: {a['sentence']}" for a in study["advice"] if (a["feature"], a["criterion"]) == ("attention", "intra")) or "no recommendation."
-    return "Pre-study of " + " ".join(f"{name} ({s['layers']} layers). {told(s)}" for name, s in studies.items() if s["advice"] or len(studies) == 1)
+        chosen = [a for a in study["advice"] if (a["feature"], a["criterion"]) == ("attention", "intra")]
+        return " ".join(f"{a['capability']}: {a['sentence']}" for a in chosen) or "no recommendation."
+    return "Pre-study of " + " ".join(f"{name} ({s['layers']} layers). {told(s)}" for name, s in _own(studies).items())
+
+
+def _own(studies: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    "Those that recommend something; the published figure does not. All, where none does."
+    return {name: s for name, s in studies.items() if s["advice"]} or dict(studies)
 
 
 def prestudy_picture(
@@ -90,19 +101,22 @@ def prestudy_picture(
     size: tuple[int, int] = (640, 220),  # pixels
 ) -> Image.Image:
     "Similarity within capabilities over relative depth, all models."
-    lines = [(name, c) for name, s in studies.items() for c in s["curves"] if (s["advice"] or len(studies) == 1) and (c["analysis"], c["feature"]) == ("intra", "attention")]
-    values = [v for _, c in lines for v in c["value"] if v is not None] or [0, 1]
-    groups, image = list(dict.fromkeys(c["group"] for _, c in lines)), Image.new("RGB", size, "white")
+    lines = [c for s in _own(studies).values() for c in s["curves"] if c["analysis"] == "intra" and c["feature"] in ("attention", "not stated")]
+    values = [v for c in lines for v in c["value"] if v is not None] or [0, 1]
+    groups, image = list(dict.fromkeys(c["group"] for c in lines)), Image.new("RGB", size, "white")
     pen, (width, height), low, reach = ImageDraw.Draw(image), size, min(values), max(values) - min(values) or 1
-    for _, c in lines:
-        spots = [(8 + (width - 16) * i / max(1, len(c["x"]) - 1), 24 + (height - 44) * (1 - (v - low) / reach)) for i, v in enumerate(c["value"]) if v is not None]
+    for c in lines:
+        def spot(i, v, last=max(1, len(c["x"]) - 1)): return 8 + (width - 16) * i / last, 24 + (height - 44) * (1 - (v - low) / reach)
+        spots = [spot(i, v) for i, v in enumerate(c["value"]) if v is not None]
         if len(spots) > 1: pen.line(spots, fill=COLOURS[groups.index(c["group"]) % len(COLOURS)], width=2)
     for k, group in enumerate(groups): pen.text((8 + 110 * k, 4), group[:16], fill=COLOURS[k % len(COLOURS)])
-    pen.text((8, height - 16), f"similarity of attention within a capability, {low:.2f} to {max(values):.2f}, first to last layer", fill="#5d666f")
+    said = f"similarity of attention within a capability, {low:.2f} to {max(values):.2f}, first to last layer"
+    pen.text((8, height - 16), said, fill="#5d666f")
     return image
 
 # %% ../../nbs/api/workbench/07a_prestudy_explorer.ipynb #a5345174
-CHOICES = {"analysis": ("intra", "specific", "alignment", "dispersion", "margin"), "feature": ("attention", "hidden"), "depth": ("layer", "relative")}
+CHOICES = {"analysis": ("intra", "specific", "alignment", "dispersion", "margin"), "feature": ("attention", "hidden"),
+           "depth": ("layer", "relative")}
 
 
 class PrestudyExplorer:
@@ -120,14 +134,15 @@ class PrestudyExplorer:
 
     def _checked(self, view: Mapping) -> dict:
         "A view that can be shown, or a sentence."
-        own = [name for name, s in self.studies.items() if s["advice"]]  # the published figure recommends nothing by itself
-        models = (own or list(self.studies)) if view.get("models") is None else list(view["models"])
-        if unknown := [m for m in models if m not in self.studies]: raise ValueError(f"There is no study of {unknown[0]!r}; there are {', '.join(self.studies)}.")
+        models = list(_own(self.studies) if view.get("models") is None else view["models"])
+        if unknown := [m for m in models if m not in self.studies]:
+            raise ValueError(f"There is no study of {unknown[0]!r}; there are {', '.join(self.studies)}.")
         deep = {self.studies[m]["layers"] for m in models}
         found = {key: view.get(key) or ("relative" if key == "depth" and len(deep) > 1 else allowed[0]) for key, allowed in CHOICES.items()}
         for key, value in found.items():
             if value not in CHOICES[key]: raise ValueError(f"{key} must be one of {', '.join(CHOICES[key])}, found {value!r}.")
-        if unknown := set(view) - {*CHOICES, "models"}: raise ValueError(f"A view has no {sorted(unknown)[0]!r}; it has {', '.join(CHOICES)}, models.")
+        if unknown := set(view) - {*CHOICES, "models"}:
+            raise ValueError(f"A view has no {sorted(unknown)[0]!r}; it has {', '.join(CHOICES)}, models.")
         return found | {"models": models}
 
     def summary(self) -> str: return prestudy_summary(self.studies)
@@ -160,8 +175,8 @@ def widget(self: PrestudyExplorer):
 
 def _make_widget(explorer: PrestudyExplorer):
     "An anywidget with the studies as bytes; imported here, because only Jupyter's users have it."
-    try: import anywidget, traitlets
-    except ImportError: raise ImportError("a live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
+    try: import anywidget; import traitlets
+    except ImportError: raise ImportError("A live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
 
     class PrestudyWidget(anywidget.AnyWidget):
         _esm = front("prestudy")
