@@ -82,7 +82,7 @@ def lead(studies: Mapping[str, Mapping]) -> str:
         verdicts = [f["verdict"] for f in s["findings"]]
         held = f"of {len(verdicts)} published findings {verdicts.count('holds')} hold, {verdicts.count('does not hold')} do not"
         parts.append(f"{name}: {told or 'nothing can be recommended'}; {held}.")
-    return f"Where attention is most alike within a capability, from {_questions(studies)}. " + " ".join(parts)
+    return "\n\n".join([f"Where attention is most alike within a capability, from {_questions(studies)}.", *parts])
 
 
 def _questions(studies: Mapping[str, Mapping]) -> str:

@@ -53,6 +53,7 @@ def prestudy_figure(
             here = sorted((c for p, c in shown if p == panel), key=lambda c: ORDER.index(line_name(c)) if line_name(c) in ORDER else len(ORDER))
             for n, c in enumerate(here):
                 _line(fig, c, model if len(studies) > 1 else "", COLOURS[n % len(COLOURS)], style, panel)
+    fig.update_annotations(font_size=13)  # the titles of four panels side by side
     fig.update_xaxes(title_text="layer", title_standoff=4)
     fig.update_xaxes(title_text="tenth of the answer", col=4)
     fig.update_yaxes(gridcolor="rgba(128,136,148,.22)", automargin=True)
