@@ -67,7 +67,8 @@ def findings_table(
         claim, there = f["claim"] + (f" ({f['feature']})" if f["feature"] else ""), read_off.get(f["claim"])
         return [claim, f["difference"], _bounds(f["value"], f["low"], f["high"]), f["verdict"], "–" if there is None else f"{there:+.3f}"]
     caption = "Verdicts go by the 95 % interval. The figure does not say which feature it shows, so both are asked."
-    return table(["published finding", "above zero if it holds", "here", "verdict", "published, read off by eye"], map(row, found), caption, reproduce)
+    header = ["published finding", "above zero if it holds", "here", "verdict", "published, read off by eye"]
+    return table(header, map(row, found), caption, reproduce)
 
 # %% ../../nbs/api/runs/08_prestudy_report.ipynb #4be673b3
 PANEL = 240  # pixels: the four panels stand side by side, as in the paper
@@ -78,7 +79,8 @@ def lead(studies: Mapping[str, Mapping]) -> str:
     parts = []
     for name, s in studies.items():
         said = {(a["capability"], a["criterion"]): recommended(a) for a in s["advice"] if a["feature"] == "attention"}
-        told = "; ".join(f"{c} {layers} (above others {said.get((c, 'specific'), 'not asked')})" for (c, criterion), layers in said.items() if criterion == "intra")
+        alike = [(c, layers, said.get((c, "specific"), "not asked")) for (c, criterion), layers in said.items() if criterion == "intra"]
+        told = "; ".join(f"{c} {layers} (above others: {above})" for c, layers, above in alike)
         verdicts = [f["verdict"] for f in s["findings"]]
         held = f"of {len(verdicts)} published findings {verdicts.count('holds')} hold, {verdicts.count('does not hold')} do not"
         parts.append(f"{name}: {told or 'nothing can be recommended'}; {held}.")
@@ -103,7 +105,8 @@ def study_sections(
 
 def _published_pieces(published: Mapping) -> list[object]:
     "The paper's figure, drawn from values read off by eye."
-    warning = f"Another model ({published['layers']} layers) and other data: compare shapes, not heights. These values are read off a picture by eye."
+    warning = (f"Another model ({published['layers']} layers) and other data: compare shapes, not heights. "
+               "These values are read off a picture by eye.")
     return [note(warning), figure(prestudy_figure({published["model"]: published["curves"]}), published["note"], panel=PANEL)]
 
 

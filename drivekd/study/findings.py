@@ -79,7 +79,8 @@ def _about_capabilities(lines: Lines, feature: str) -> list[Finding]:
                              "reasoning − other capabilities, mean over these layers", above[:, :-1].mean(1)))
     if "planning" in alike:
         x = alike["planning"]
-        found += [finding("planning dips before the penultimate layer", feature, "layer 1 − layer before the penultimate", x[:, 0] - x[:, -3]),
+        dip = x[:, 0] - x[:, -3]
+        found += [finding("planning dips before the penultimate layer", feature, "layer 1 − layer before the penultimate", dip),
                   finding("planning rises at the penultimate layer", feature, "penultimate − the layer before it", x[:, -2] - x[:, -3])]
     return found
 

@@ -391,13 +391,15 @@ def advice(
 ) -> Advice:
     "One recommendation with its evidence."
     best, nothing = best_layer(values), (None,) * 3
+    sentence = verdict(best, layers)
     if best is None:
-        return Advice(capability, feature, criterion, [], None, None, None, nothing, list(used), [nothing] * len(used), verdict(best, layers))
+        return Advice(capability, feature, criterion, [], None, None, None, nothing, list(used), [nothing] * len(used), sentence)
     at = {l + 1: n for n, l in enumerate(layers)}
     told = [layers[c] + 1 for c in best.candidates] if len(best.candidates) < len(layers) else []
     runner_up = None if best.runner_up is None else layers[best.runner_up] + 1
     behind = [_plain(best.behind[at[l]]) if l in at else nothing for l in used]
-    return Advice(capability, feature, criterion, told, layers[best.place] + 1, best.value, runner_up, _plain(best.lead), list(used), behind, verdict(best, layers))
+    first = layers[best.place] + 1
+    return Advice(capability, feature, criterion, told, first, best.value, runner_up, _plain(best.lead), list(used), behind, sentence)
 
 
 def advice_of(
@@ -464,7 +466,7 @@ def notes_on(vlm: VLM, sums: Sums, frames: int) -> list[str]:
     "What the study does not say, and why."
     found = []
     if decoder_layers(vlm) != len(vlm.llm_layers):
-        found += ["Vision–text cosine is left out: this model's pictures are keys of cross-attention layers and no hidden states among the words.",
+        found += ["Vision–text cosine is left out: this model's pictures are keys of cross-attention layers, not states among the words.",
                   "Attention is compared in the cross-attention layers only: the others see no picture."]
     if "general" not in sums.margin: found.append("Margins of general questions are missing: no file of them was given.")
     if sums.left_out:

@@ -33,9 +33,10 @@ def _list_of(fits: Callable[[object], bool]) -> Callable[[object], bool]: return
 
 _SHAPES = {
     "curves": {"analysis": _TEXT, "feature": _TEXT, "group": _TEXT, "x": _list_of(_WHOLE), "value": _list_of(_number)},
-    "advice": {"capability": _TEXT, "feature": _TEXT, "criterion": _TEXT, "sentence": _TEXT, "recommended": _list_of(_WHOLE), "layer": _MAYBE,
-               "loss_layers": _list_of(_WHOLE)},
-    "findings": {"claim": _TEXT, "feature": _TEXT, "difference": _TEXT, "verdict": _TEXT, "value": _number, "low": _number, "high": _number},
+    "advice": {"capability": _TEXT, "feature": _TEXT, "criterion": _TEXT, "sentence": _TEXT, "recommended": _list_of(_WHOLE),
+               "layer": _MAYBE, "loss_layers": _list_of(_WHOLE)},
+    "findings": {"claim": _TEXT, "feature": _TEXT, "difference": _TEXT, "verdict": _TEXT,
+                 "value": _number, "low": _number, "high": _number},
 }
 
 
@@ -101,13 +102,14 @@ def prestudy_picture(
     size: tuple[int, int] = (640, 220),  # pixels
 ) -> Image.Image:
     "Similarity within capabilities over relative depth, all models."
-    lines = [c for s in _own(studies).values() for c in s["curves"] if c["analysis"] == "intra" and c["feature"] in ("attention", "not stated")]
+    def shown(curve): return curve["analysis"] == "intra" and curve["feature"] in ("attention", "not stated")
+    lines = [c for s in _own(studies).values() for c in s["curves"] if shown(c)]
     values = [v for c in lines for v in c["value"] if v is not None] or [0, 1]
     groups, image = list(dict.fromkeys(c["group"] for c in lines)), Image.new("RGB", size, "white")
     pen, (width, height), low, reach = ImageDraw.Draw(image), size, min(values), max(values) - min(values) or 1
     for c in lines:
-        def spot(i, v, last=max(1, len(c["x"]) - 1)): return 8 + (width - 16) * i / last, 24 + (height - 44) * (1 - (v - low) / reach)
-        spots = [spot(i, v) for i, v in enumerate(c["value"]) if v is not None]
+        step = (width - 16) / max(1, len(c["x"]) - 1)
+        spots = [(8 + step * i, 24 + (height - 44) * (1 - (v - low) / reach)) for i, v in enumerate(c["value"]) if v is not None]
         if len(spots) > 1: pen.line(spots, fill=COLOURS[groups.index(c["group"]) % len(COLOURS)], width=2)
     for k, group in enumerate(groups): pen.text((8 + 110 * k, 4), group[:16], fill=COLOURS[k % len(COLOURS)])
     said = f"similarity of attention within a capability, {low:.2f} to {max(values):.2f}, first to last layer"
@@ -176,7 +178,8 @@ def widget(self: PrestudyExplorer):
 def _make_widget(explorer: PrestudyExplorer):
     "An anywidget with the studies as bytes; imported here, because only Jupyter's users have it."
     try: import anywidget; import traitlets
-    except ImportError: raise ImportError("A live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
+    except ImportError:
+        raise ImportError("A live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
 
     class PrestudyWidget(anywidget.AnyWidget):
         _esm = front("prestudy")

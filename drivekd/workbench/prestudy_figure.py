@@ -37,7 +37,7 @@ def line_name(curve: Mapping) -> str:
 
 # %% ../../nbs/api/workbench/07_prestudy_figure.ipynb #a128660d
 DASHES = ("solid", "dash", "dot", "dashdot")
-ORDER = ("perception", "reasoning", "planning", "attention", "hidden states", "driving", "general")  # so that figures share their colours
+ORDER = ("perception", "reasoning", "planning", "attention", "hidden states", "driving", "general")  # figures share colours
 
 
 def prestudy_figure(
@@ -50,7 +50,7 @@ def prestudy_figure(
     for style, (model, curves) in zip(DASHES * len(studies), studies.items()):
         shown = [(p, c) for c in curves if (p := panel_of(c, feature, variation)) is not None]
         for panel in range(4):
-            here = sorted((c for p, c in shown if p == panel), key=lambda c: ORDER.index(line_name(c)) if line_name(c) in ORDER else len(ORDER))
+            here = sorted((c for p, c in shown if p == panel), key=_rank)
             for n, c in enumerate(here):
                 _line(fig, c, model if len(studies) > 1 else "", COLOURS[n % len(COLOURS)], style, panel)
     fig.update_annotations(font_size=13)  # the titles of four panels side by side
@@ -61,6 +61,12 @@ def prestudy_figure(
                              font={"family": "system-ui, sans-serif", "size": 12, "color": "#7a828c"},
                              margin={"l": 44, "r": 12, "t": 40, "b": 120},
                              legend={"orientation": "h", "y": -.28, "yanchor": "top", "x": 0})
+
+
+def _rank(curve: Mapping) -> int:
+    "Place in a panel."
+    name = line_name(curve)
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def _line(fig: go.Figure, curve: Mapping, model: str, colour: str, style: str, panel: int) -> None:
