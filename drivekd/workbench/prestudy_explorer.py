@@ -9,14 +9,13 @@ __all__ = ['CHOICES', 'checked_study', 'read_studies', 'prestudy_summary', 'pres
 # %% ../../nbs/api/workbench/07a_prestudy_explorer.ipynb #9a34f217
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..data.jsonfiles import write_aside
 from .figures import COLOURS
+from .live import live_widget, present, save_page, small_enough
 from .pages import Static, front, page
 
 # %% ../../nbs/api/workbench/07a_prestudy_explorer.ipynb #0de4551f
@@ -157,50 +156,30 @@ class PrestudyExplorer:
 
     def to_html(self, path: str | Path) -> Path:
         "Write one file that works offline."
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, lambda aside: aside.write_text(self.page(), encoding="utf-8"))
-        return path
+        return save_page(path, self.page(), way_out="give fewer studies")
 
     def static(self, height: int = 900) -> Static:
         "The explorer for an executed notebook: a sandboxed frame, a picture and a summary."
-        return Static(self.page(), self.summary(), prestudy_picture(self.studies), height)
+        return small_enough(Static(self.page(), self.summary(), prestudy_picture(self.studies), height))
 
     def __repr__(self) -> str: return f"PrestudyExplorer({', '.join(self.studies)})"
 
 # %% ../../nbs/api/workbench/07a_prestudy_explorer.ipynb #c8b3fd88
 def widget(self: PrestudyExplorer):
     "The live widget of a Jupyter kernel; the same one every time."
-    if self._widget is None: self._widget = _make_widget(self)
+    if self._widget is None: self._widget = live_widget(front("prestudy"), self._data(), self.view, self._keep)
     return self._widget
 
 
-def _make_widget(explorer: PrestudyExplorer):
-    "An anywidget with the studies as bytes; imported here, because only Jupyter's users have it."
-    try: import anywidget; import traitlets
-    except ImportError:
-        raise ImportError("A live explorer needs anywidget; `pip install anywidget`, or use `.static()` or `.to_html()`.") from None
-
-    class PrestudyWidget(anywidget.AnyWidget):
-        _esm = front("prestudy")
-        data = traitlets.Bytes().tag(sync=True)
-        options = traitlets.Dict().tag(sync=True)
-        view = traitlets.Dict().tag(sync=True)
-
-        @traitlets.validate("view")
-        def _valid(self, proposal): return explorer._checked(proposal["value"])
-
-        @traitlets.observe("view")
-        def _keep(self, change): explorer.view = change["new"]
-
-    return PrestudyWidget(data=explorer._data(), view=explorer.view)
+def _keep(self: PrestudyExplorer, view: Mapping) -> dict:
+    "Take over what the browser shows."
+    self.view = self._checked(view)
+    return self.view
 
 
 def show(self: PrestudyExplorer, **options) -> None:
     "Live under a Jupyter server, static (with `options` of `static`) where the notebook is executed by a program."
-    from IPython.display import display
-
-    display(self.widget() if "JPY_SESSION_NAME" in os.environ else self.static(**options))
+    present(self.widget, lambda: self.static(**options))
 
 
-PrestudyExplorer.widget, PrestudyExplorer.show = widget, show
+PrestudyExplorer.widget, PrestudyExplorer._keep, PrestudyExplorer.show = widget, _keep, show
