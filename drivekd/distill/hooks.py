@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['head_mean_attention', 'QueryKey', 'looks_ahead', 'attention_modules', 'decoder_layers', 'capture_attention',
-           'capture_query_key', 'capture_hidden']
+           'capture_query_key', 'capture_hidden', 'capture_made', 'capture_passage']
 
 # %% ../../nbs/api/distill/01_hooks.ipynb #700dcb00
 from collections.abc import Callable, Iterator, Sequence
@@ -232,3 +232,27 @@ def _keeper(states: dict, layer: int, wanted: set[int], stop: bool) -> Callable:
         states.setdefault(layer, output[0] if isinstance(output, tuple) else output)
         if stop and wanted <= states.keys(): raise _Stop
     return keep
+
+# %% ../../nbs/api/distill/01_hooks.ipynb #17eab0de
+def capture_made(
+    source,  # VLM, transformers model, or list of attention modules
+    layers: Sequence[int],  # 0-based decoder layers
+    make: Callable[[QueryKey], Tensor],  # what is wanted of a layer
+) -> AbstractContextManager[dict[int, Tensor]]:  # filled by the forward pass
+    "Collect what a function makes of the queries and keys of chosen layers."
+    return _capturing(source, layers, make, stop=False)
+
+
+@contextmanager
+def capture_passage(
+    decoder_layers: Sequence[nn.Module],  # the language model's layers
+    make: Callable[[int, Tensor, Tensor], object],  # of a layer's number, input and output [b t d]
+) -> Iterator[dict[int, object]]:  # filled by the forward pass
+    "Collect what a function makes of the input and output of every layer."
+    made: dict[int, object] = {}
+    def hook(module, args, output, number):
+        made[number] = make(number, args[0], output[0] if isinstance(output, tuple) else output)
+    handles = [layer.register_forward_hook(partial(hook, number=n)) for n, layer in enumerate(decoder_layers)]
+    try: yield made
+    finally:
+        for handle in handles: handle.remove()

@@ -171,10 +171,15 @@ def accuracy_table(
     return table(["model", *groups, "all questions"], rows, caption, reproduce)
 
 # %% ../../nbs/api/runs/01_report.ipynb #9b8924ec
-def figure(fig: go.Figure, caption: object = "", reproduce: str = "") -> Html:
+def figure(
+    fig: go.Figure,
+    caption: object = "",
+    reproduce: str = "",
+    panel: int = 290,  # pixels that a panel needs
+) -> Html:
     "An interactive plotly figure; on a narrow screen it scrolls before its panels become unreadable."
     columns = len({tuple(axis.domain or (0, 1)) for axis in fig.select_xaxes()})
-    inner = f'<div style="min-width:{max(440, 290 * columns)}px">{figure_html(fig)}</div>'
+    inner = f'<div style="min-width:{max(440, panel * columns)}px">{figure_html(fig)}</div>'
     return Html(f'<figure><div class="plot">{inner}</div>{_caption(caption, reproduce)}</figure>')
 
 # %% ../../nbs/api/runs/01_report.ipynb #fe22fc2b
