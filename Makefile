@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A developer's own nbdev, Jupyter or PYTHONPATH settings must not change what is exported or executed.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo test notebooks pytest lab prep clean export readme lint check slow
+.PHONY: help setup demo test notebooks pytest lab serve prep clean export readme lint check slow
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -44,6 +44,10 @@ pytest: $(READY)
 
 lab: $(READY) ## JupyterLab on the notebooks, with this .venv as kernel (more flags: LAB='--no-browser')
 	@jupyter lab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)
+
+serve: $(READY) ## the explorers as pages without code (Voila), for this machine alone, with a token (more flags: SERVE='--port=8890')
+	@.venv/bin/python -m pip install -qq -c constraints.txt -e '.[serve]'
+	@voila nbs/explorers --Voila.ip=127.0.0.1 --token --no-browser $(SERVE)
 
 prep: $(READY) ## before a commit: clean, export, README, test
 	@$(MAKE) clean export readme lint test

@@ -275,7 +275,7 @@ function conflictView(box, record, channel) {
     const s = steps[state.at];
     slider.value = state.at; place.textContent = `step ${s.step}`;
     const conflicts = s.moves.filter((m) => m.fired).length;
-    live.textContent = `Step ${s.step}: ${conflicts} of ${s.moves.length} meetings conflicted; CE makes up ${(100 * s.ce_share).toFixed(0)} % of the lengths added up. Norms: ${s.terms.map((t, i) => `${t} ${s.norms[i].toPrecision(2)}`).join(", ")}.` + (record.every > 1 ? ` Every ${record.every}th of ${record.recorded} recorded steps is shown.` : "");
+    live.textContent = `Step ${s.step}: ${conflicts} of ${s.moves.length} meetings conflicted; CE makes up ${(100 * s.ce_share).toFixed(0)} % of the lengths added up. Norms: ${s.terms.map((t, i) => `${t} ${s.norms[i].toPrecision(2)}`).join(", ")}.` + (record.every > 1 ? ` One in ${record.every} of ${record.recorded} recorded steps is shown.` : "");
     state.move = Math.min(state.move, Math.max(0, s.moves.length - 1));
     drawTime(); drawTables(); listMoves(); drawPlane(); drawBlocks(); drawMethods();
     channel.set({step: s.step, pair: [...state.pair]});
