@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_runner import notebook, wait_for
 
+from drivekd.distill.capabilities import PRESETS
 from drivekd.runs.identity import identity
 from drivekd.runs.parameters import RunError
 from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, read_plan, slots_of, state_of, states, sweep
-from drivekd.runs.runner import read_status
+from drivekd.runs.runner import project_root, read_status
+from drivekd.runs.tables import read_claims
 
 PARAMETERS = "x: int = 1\npause: float = 0.0\nseed: int = 0"
 WORK = """import time
@@ -164,3 +166,16 @@ def test_a_run_that_deletes_checkpoints_while_it_is_looked_at_stops_no_sweep(tmp
     (folder / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid(), "identity": "x"}))
     monkeypatch.setattr(Path, "rglob", lambda *_: (_ for _ in ()).throw(FileNotFoundError("checkpoint-100")))
     assert state_of(Planned("run", {}), tmp_path, "x").status == "running"
+
+
+@pytest.mark.parametrize("path", sorted((project_root() / "nbs" / "runs" / "plans").glob("table*.yaml")), ids=lambda p: p.stem)
+def test_a_shipped_plan_can_be_read_and_names_recipes_that_exist(path):
+    plan = read_plan(path)
+    assert {run.parameters["seed"] for run in plan.runs} == {1, 2, 3, 4, 5}
+    assert {run.parameters["recipe"] for run in plan.runs} <= set(PRESETS)
+
+
+def test_every_variant_of_a_claim_is_planned():
+    named = {v for c in read_claims(project_root() / "nbs" / "runs" / "plans" / "claims.yaml") for part in c.parts for v in part[:2]}
+    for plan in ("table3", "table3-miniature"):
+        assert named <= {run.name.rsplit("-s", 1)[0] for run in read_plan(project_root() / "nbs" / "runs" / "plans" / f"{plan}.yaml").runs}
