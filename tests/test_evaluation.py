@@ -4,13 +4,17 @@ import math
 import multiprocessing
 import operator
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from fake_endpoint import FakeEndpoint, says, verdict
 from PIL import Image
+from test_runner import wait_for
 from test_runs import play
 
 from drivekd.data.corruptions import SETTINGS, setting_of, write_corrupted
@@ -25,7 +29,8 @@ from drivekd.models.miniature import build_miniature, build_processor, train_tok
 from drivekd.runs.evaluation import evaluation_of, quiz_from_file, settings_of
 from drivekd.runs.evaluation_report import robustness_rows, robustness_table
 from drivekd.runs.parameters import RunError
-from drivekd.runs.runner import run
+from drivekd.runs.plans import main as sweep_main
+from drivekd.runs.runner import read_status, run
 from drivekd.study.answerlog import AnswerLog
 from drivekd.study.asking import Asking, Reply, ask, given_replies, model_digest, picture_opener, prepared
 from drivekd.study.drivebench import BUCKETS, bucket_of, chosen, named_pictures, prompted, routed, triad, unseen_cameras
@@ -521,6 +526,25 @@ def test_the_default_run_finishes(tmp_path):
     result = run("evaluate", {"answers": str(tmp_path / "answers")}, tmp_path / "run")
     assert result.ok and result.seconds < 90
     assert json.loads((result.folder / "result.json").read_text())["metrics"]["buckets"]["clean"]["perception MCQ"]["accuracy"]["right"] > 0
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_died_goes_on_with_its_replies_and_a_finished_one_is_kept(tiny, tmp_path):
+    answers, plan = tmp_path / "answers", tmp_path / "plan.yaml"
+    values = tiny | dict(answers=str(answers), batch_size=1)
+    plan.write_text(yaml.safe_dump({"notebook": "evaluate", "parameters": values, "runs": {"only": {}}}))
+    made = tmp_path / "made"
+    command = [sys.executable, "-m", "drivekd.cli", "run", "evaluate", "-f", str(tmp_path / "values.yaml"), "--out", str(made / "only"), "--resume"]
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(p.read_text().count("\n") > 2 for p in answers.glob("*.jsonl")), 200)
+    process.kill()
+    process.communicate(timeout=60)
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    first, metrics = read_status(made / "only"), json.loads((made / "only" / "result.json").read_text())["metrics"]
+    assert metrics["replies"]["clean"] == 10 and metrics["known_already"]["clean"] > 2
+    assert run("evaluate", values, made / "only", resume=True).started == first["started"]
+    assert sweep_main([str(plan), "--out", str(made)]) == 0 and read_status(made / "only")["started"] == first["started"]  # a sweep keeps it, too
 
 
 REAL = os.environ.get("DRIVEKD_REALDATA")

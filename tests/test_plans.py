@@ -98,6 +98,17 @@ def test_code_data_and_parameters_decide_prose_does_not(tmp_path):
     assert of(base, data="q.json") != first
 
 
+def test_what_runs_write_counts_by_its_path_and_what_they_read_by_its_content(tmp_path):
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "answers: str = 'outputs/answers'\nmodel: str = 'data/student'\nworlds: str = 'outputs'"}
+    for name in ("kept", "checkpoint"): (tmp_path / name).mkdir()
+    def of(**parameters): return identity({"cells": [cell]}, {"answers": "kept", "model": "checkpoint"} | parameters, tmp_path)
+    first = of()
+    (tmp_path / "kept" / "a.jsonl").write_text("{}")
+    assert of() == first and of(answers="elsewhere") != first
+    (tmp_path / "checkpoint" / "model.safetensors").write_text("0")
+    assert of() != first
+
+
 # --- what becomes of a sweep
 
 def test_a_failed_run_stops_no_other_and_alone_is_tried_again(plan, tmp_path, capsys):

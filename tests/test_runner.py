@@ -233,6 +233,49 @@ def test_a_killed_command_takes_the_notebook_with_it_and_is_not_taken_for_runnin
     assert read_status(out)["status"] == "killed" and not (out / "notebook.ipynb").exists()
 
 
+# --- a run goes on with what it has written itself
+
+KEEPS = """import time
+from pathlib import Path
+from drivekd.runs.report import write_result
+from drivekd.runs.runner import run_folder
+known = sorted(p.name for p in Path(kept).glob('*'))
+Path(kept).mkdir(parents=True, exist_ok=True)
+for n in range(3):
+    if str(n) not in known:
+        (Path(kept) / str(n)).write_text(str(n))
+        if n == 1: time.sleep(pause)
+write_result(run_folder('t'), {'known': len(known)}, {}, 0)"""
+
+
+@pytest.fixture
+def keeping(tmp_path):
+    "A notebook that keeps answers between runs, and the arguments of a run of it."
+    path = notebook(tmp_path / "k.ipynb", "kept: str = 'outputs/kept'  # where answers are kept\npause: float = 0.0", KEEPS)
+    return path, dict(parameters={"kept": str(tmp_path / "kept")}, out=tmp_path / "out")
+
+
+def test_a_finished_run_is_kept_though_it_wrote_into_a_folder_that_a_parameter_names(keeping):
+    path, arguments = keeping
+    first = run(path, **arguments)
+    again = run(path, **arguments, resume=True)
+    assert first.ok and again.ok and again.started == first.started and json.loads((first.folder / "result.json").read_text())["metrics"]["known"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_died_goes_on_with_what_it_had_written(keeping, tmp_path):
+    path, arguments = keeping
+    values = [f"kept={tmp_path / 'kept'}", "pause=600"]
+    code = "import sys; from drivekd.runs.runner import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path), "--out", str(tmp_path / "out"), *(a for v in values for a in ("-p", v))], stdout=subprocess.DEVNULL)
+    wait_for((tmp_path / "kept" / "1").exists)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: read_status(tmp_path / "out")["status"] == "killed")
+    done = run(path, arguments["parameters"] | {"pause": 600.0}, arguments["out"], resume=True)
+    assert done.ok and json.loads((done.folder / "result.json").read_text())["metrics"]["known"] == 2
+
+
 # --- runs that are refused before anything starts
 
 

@@ -406,6 +406,9 @@ def _execute(
     pulse: Callable[[], None],  # called now and then
 ) -> tuple[str | None, int]:  # timeout/killed or None, exit code of the worker
     "Run the worker to its end."
+    if work.exists():  # an attempt that was killed
+        sweep(work.parent)
+        shutil.rmtree(work)
     work.mkdir()
     (work / "input.ipynb").write_text(json.dumps(_stripped(plan.source)), encoding="utf-8")
     (work / "spec.json").write_text(json.dumps({"parameters": plan.given, "cwd": os.getcwd()}), encoding="utf-8")
@@ -491,7 +494,7 @@ def run(
     *,
     texts: Mapping[str, str] | None = None,  # values as text, typed by the notebook's defaults
     force: bool = False,  # replace an earlier run in `out`
-    resume: bool = False,  # a finished run of the same identity in `out` is kept, an unfinished one goes on from its checkpoints
+    resume: bool = False,  # a finished run of the same identity in `out` is kept, an unfinished one goes on from what it has kept
 ) -> RunResult:
     "Execute a run notebook in its own process and write the run folder."
     plan = prepare(notebook, parameters or {}, texts or {})
@@ -535,8 +538,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-p", dest="pairs", metavar="NAME=VALUE", action="append", default=[], help="set a parameter (repeatable)")
     p.add_argument("-f", dest="file", metavar="FILE", type=Path, help="YAML file of parameters; -p wins over it")
     p.add_argument("--out", metavar="DIR", help="run folder (default: outputs/NAME, numbered if taken)")
-    p.add_argument("--force", action="store_true", help="replace an earlier run in --out")
-    p.add_argument("--resume", action="store_true", help="go on with an unfinished run in --out; a finished one is kept")
+    p.add_argument("--force", action="store_true", help="replace an earlier run in --out; what runs keep elsewhere (replies of evaluate in `answers`) stays and is used")
+    p.add_argument("--resume", action="store_true", help="the same run in --out goes on if it is unfinished, and is kept if it is finished; the same: notebook, parameters, code and data, without what runs write themselves")
     p.add_argument("--replace-outdated", action="store_true", help="with --resume: a run of other code, data or parameters in --out is replaced")
     p.add_argument("--timeout", metavar="SECONDS", type=float, help="stop the whole run after this time")
     p.add_argument("--show", action="store_true", help="list the notebook's parameters and stop")
