@@ -26,8 +26,8 @@ from drivekd.models.families import InternVL
 from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
-from drivekd.runs.evaluation import evaluation_of, quiz_from_file, settings_of
-from drivekd.runs.evaluation_report import robustness_rows, robustness_table
+from drivekd.runs.evaluation import STUFFED, Quiz, evaluation_of, quiz_from_file, settings_of
+from drivekd.runs.evaluation_report import lead, metrics, robustness_rows, robustness_table, scores_section
 from drivekd.runs.parameters import RunError
 from drivekd.runs.plans import main as sweep_main
 from drivekd.runs.runner import read_status, run
@@ -47,7 +47,7 @@ from drivekd.study.marks import (
     triad_intervals,
     triad_runs,
 )
-from drivekd.study.rule_judge import exact_judge
+from drivekd.study.rule_judge import exact_judge, rule_judge
 
 CLEAN, BLIND, RAIN = (setting_of(name) for name in ("clean", "NoImage", "Rain"))
 CHOICE = "What is the moving status of object <c1,CAM_BACK,0.5,0.6>? Please select the correct answer from the following options: A. Stopped. B. Turn left."
@@ -443,6 +443,42 @@ def test_a_familys_right_choices_are_counted_in_all_its_settings(quiz):
     page = robustness_table(robustness_rows(found), found.marks["clean"], "")
     assert list(rows) == ["clean", "text only", "weather (2 settings)"] and [len(m) for m in rows["weather (2 settings)"]] == [10, 10]
     assert [cell in page for cell in ("<strong>100</strong>", "<strong>50</strong>")] == [True, True]
+
+
+# floors
+
+def judged(reply, frames=8, judge=rule_judge):
+    "An evaluation in which every question gets the reply that a function of its item gives."
+    kinds = [kind for kind in ASKED if kind[3] != "No."]
+    asked = [replace(toy(n, *kind[:3], "AB"[n % 2] if "A. " in kind[2] else f"{kind[3]} Number {n}."), id=f"{n} {k}") for n in range(frames) for k, kind in enumerate(kinds)]
+    items, _ = routed(asked)
+    return evaluation_of(Quiz(Path("toy.json"), items, len(items), [], [], False), {"clean": CLEAN}, {"clean": ({i.id: Reply(reply(i), False) for i in items}, [], 0, 0.0)}, judge, 1, {})
+
+
+def test_floors_are_the_same_questions_by_the_same_judge_and_the_references_of_others():
+    found = judged(lambda i: "")
+    assert list(found.floors) == ['"I do not know."', "one sentence for all", "references of other questions"]
+    for marks in found.floors.values(): assert [m.item.id for m in marks] == [m.item.id for m in found.marks["clean"]]
+    handed = found.floors["references of other questions"]
+    assert sorted(m.reply.text for m in handed) == sorted(m.item.record.answer for m in handed) and not any(m.reply.text == m.item.record.answer for m in handed if m.item.bucket.way == "VQA")
+
+
+def test_points_that_a_constant_sentence_earns_too_do_not_lead_the_page():
+    bought = judged(lambda i: STUFFED)
+    said, shown = lead(bought, "m"), "".join(scores_section(bought).pieces)
+    assert "8 of 16 choices right; by the judge's points it is not above what no model said (one sentence for all: Avg" in said
+    assert "perception" not in said and shown.index("always A") < shown.index("inside a capability") and "not surely above" in shown
+    assert set(metrics(bought)["floors"]) == set(bought.floors)
+
+
+def test_a_model_above_every_floor_is_led_by_its_points():
+    right = judged(lambda i: i.record.answer, judge=exact_judge)
+    said, shown = lead(right, "m"), "".join(scores_section(right).pieces)
+    assert "Avg 100.0 of 100 by this judge, above what no model said" in said and "not surely above" not in shown and shown.index("inside a capability") < shown.index("always A")
+
+
+def test_without_intervals_nothing_is_above_a_floor():
+    assert "not surely above what no model said" in lead(judged(lambda i: i.record.answer, frames=5, judge=exact_judge), "m")
 
 
 # the run

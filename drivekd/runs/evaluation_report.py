@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CAPABILITIES', 'TOO_FEW', 'UNKNOWN', 'NAMES', 'WEIGHED', 'NOTHING', 'JUDGE_NAMES', 'PROMPTS', 'MINIATURE',
-           'setting_name', 'number', 'change', 'triad_table', 'wavering', 'bucket_table', 'percent', 'choice_table',
-           'language_table', 'blind_buckets', 'robustness_rows', 'setting_rows', 'robustness_table', 'dots',
-           'left_out_table', 'left_out_section', 'examples_section', 'comparable_section', 'drivelm_piece',
-           'scores_section', 'robustness_section', 'run_section', 'setup_section', 'sections', 'lead', 'metrics']
+           'setting_name', 'number', 'change', 'triad_table', 'wavering', 'scored', 'best_floor', 'is_above',
+           'floor_table', 'floor_pieces', 'bucket_table', 'percent', 'choice_table', 'language_table', 'blind_buckets',
+           'robustness_rows', 'setting_rows', 'robustness_table', 'dots', 'left_out_table', 'left_out_section',
+           'examples_section', 'comparable_section', 'drivelm_piece', 'scores_section', 'robustness_section',
+           'run_section', 'setup_section', 'sections', 'lead', 'metrics']
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #9e20448b
 import math
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ..data.corruptions import FAMILIES, Setting
-from .evaluation import Evaluation
+from .evaluation import STUFFED, Evaluation
 from .report import Html, Section, between, details, facts, figure, note, qa, table
 from ..study.asking import Asking
 from ..study.drivebench import BUCKETS, WEIGHTINGS, LeftOut
@@ -70,6 +71,40 @@ def wavering(
     "Standard deviation over runs, in words."
     if len(values) < 2: return "one run"
     return "not scored" if math.isnan(apart := spread(values)) else f"± {apart:.2f} ({len(values)} runs)"
+
+# %% ../../nbs/api/runs/05_evaluation_report.ipynb #ae86a501
+def scored(found: Mapping[str, Interval]) -> list[str]:
+    "What a comparison is made on: Avg, or without it the capabilities that there are."
+    there = [c for c in CAPABILITIES if c in found and not math.isnan(found[c].estimate)]
+    return ["Avg"] if "Avg" in there else there
+
+
+def best_floor(
+    evaluation: Evaluation,
+) -> tuple[str, dict[str, Interval]] | None:  # its name, and model minus floor
+    "The floor that the model is least above, if there are any."
+    told = {name: {c: found[c] for c in scored(found)} for name, found in evaluation.over_floors.items() if scored(found)}
+    return min(told.items(), key=lambda item: min(d.estimate for d in item[1].values()), default=None)
+
+
+def is_above(apart: Mapping[str, Interval]) -> bool:
+    "Whether the intervals say so; without one nothing is sure."
+    return all(d.low > 0 for d in apart.values())
+
+# %% ../../nbs/api/runs/05_evaluation_report.ipynb #dec84b6d
+def floor_table(evaluation: Evaluation) -> Html:
+    "The model beside replies that no model gave."
+    def line(who, part): return [who, *(number(values[c]) for values in [triad_intervals(part)] for c in CAPABILITIES)]
+    lines = [[*line("this model", evaluation.first[1]), "–"]] + [[*line(who, floor), change(evaluation.over_floors[who].get("Avg"))] for who, floor in evaluation.floors.items()]
+    return table(["who replies", *CAPABILITIES, "model minus it"], lines, f"The same questions by the same judge; no model is asked. One sentence for all: “{STUFFED}” References of other questions: each question gets that of another one of its bucket.")
+
+
+def floor_pieces(evaluation: Evaluation) -> list[Html | str]:
+    "The floors, and in a box if the model is not above them."
+    if not evaluation.floors: return ["What a constant sentence would earn was not asked: this judge costs money. Ask judge=rules for the floors of a judge by rules."]
+    best = best_floor(evaluation)
+    low = [note(f"By this judge the model is not surely above what no model said ({best[0]}): read the counts of right choices and the replies, not the points.")] if best and not is_above(best[1]) else []
+    return [*low, floor_table(evaluation)]
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #8f3564ab
 def bucket_table(scores: Mapping[str, BucketScore]) -> Html:
@@ -231,12 +266,15 @@ def drivelm_piece(marks: Sequence[Mark]) -> list[Html]:
 
 def scores_section(evaluation: Evaluation) -> Section:
     "The triad and the buckets of the first setting."
-    name = next(n for n, marks in evaluation.marks.items() if marks)
-    marks, scores = evaluation.marks[name], bucket_scores(evaluation.marks[name])
+    name, marks = evaluation.first
+    scores, best = bucket_scores(marks), best_floor(evaluation)
     title = f"Scores, {setting_name(evaluation.settings[name])}"
     counts = [choice_table(scores)] if any(s.counted for s in scores.values()) else []
     words = [language_table(scores)] if any(s.language for s in scores.values()) else []
-    return Section(title, [triad_table(marks), bucket_table(scores), *counts, *blind_buckets(scores), *words, *drivelm_piece(marks)])
+    counts += blind_buckets(scores)
+    points = [triad_table(marks), *floor_pieces(evaluation), bucket_table(scores)]
+    leading = [*counts, *points] if best and not is_above(best[1]) else [*points, *counts]  # points that words alone can earn do not stand first
+    return Section(title, [*leading, *words, *drivelm_piece(marks)])
 
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #be89d967
 def robustness_section(evaluation: Evaluation, asking: Asking | None = None) -> Section:
@@ -290,11 +328,28 @@ def sections(
 # %% ../../nbs/api/runs/05_evaluation_report.ipynb #1f7e4dd3
 def lead(evaluation: Evaluation, model: str) -> str:
     "The result in a paragraph, and what the pictures contribute."
-    name, marks = next((n, m) for n, m in evaluation.marks.items() if m)
-    found = triad_intervals(marks)
+    name, marks = evaluation.first
+    found, best = triad_intervals(marks), best_floor(evaluation)
     said = ", ".join(f"{c} {found[c].estimate:.1f}" if found[c].estimate == found[c].estimate else f"{c} not scored" for c in CAPABILITIES)
-    head = f"{model} on {len({m.group for m in marks})} frames, {setting_name(evaluation.settings[name])}: {said} of 100 by this judge."
+    frames = len({m.group for m in marks})
+    where = f"{model} on {frames} frame{'s' * (frames > 1)}, {setting_name(evaluation.settings[name])}: "
+    if best and not is_above(best[1]): head = f"{where}{_choices(marks)}by the judge's points it is {_floor(best, found)}."
+    else: head = f"{where}{said} of 100 by this judge" + (f", {_floor(best, found)}." if best else ".")
     return "\n\n".join(filter(None, (head, _pictures(evaluation))))
+
+
+def _choices(marks: Sequence[Mark]) -> str:
+    "Right choices in words, if there were any to make."
+    choices = [m for m in marks if m.item.bucket.way == "MCQ"]
+    return f"{sum(m.right for m in choices)} of {len(choices)} choices right; " if choices else ""
+
+
+def _floor(best: tuple[str, Mapping[str, Interval]], found: Mapping[str, Interval]) -> str:
+    "A floor and the model beside it, in words that follow from the interval."
+    name, apart = best
+    how = "above" if is_above(apart) else "not above" if any(d.estimate <= 0 for d in apart.values()) else "not surely above"
+    told = ", ".join(f"{c} {found[c].estimate:.1f} of 100, {d.estimate:+.1f} against it" for c, d in apart.items())
+    return f"{how} what no model said ({name}: {told})"
 
 
 def _pictures(evaluation: Evaluation) -> str:
@@ -316,6 +371,7 @@ def metrics(evaluation: Evaluation) -> dict:
     scored = {n: m for n, m in evaluation.marks.items() if m}
     clean = scored.get("clean")
     return {
+        "floors": {n: {c: list(v) for c, v in triad_intervals(m).items()} for n, m in evaluation.floors.items()},
         "triad": {n: {w: {c: list(v) for c, v in triad_intervals(m, w).items()} for w in WEIGHTINGS} for n, m in scored.items()},
         "triad_runs": {n: {w: triad_runs(m, w) for w in WEIGHTINGS} for n, m in scored.items()},
         "buckets": {n: {b: _plain_bucket(s) for b, s in bucket_scores(m).items()} for n, m in scored.items()},
