@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import operator
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,9 +32,12 @@ from drivekd.runs.evaluation_report import lead, metrics, robustness_rows, robus
 from drivekd.runs.parameters import RunError
 from drivekd.runs.plans import main as sweep_main
 from drivekd.runs.runner import read_status, run
+from drivekd.study import endpoint
 from drivekd.study.answerlog import AnswerLog
 from drivekd.study.asking import Asking, Reply, ask, given_replies, model_digest, picture_opener, prepared
 from drivekd.study.drivebench import BUCKETS, bucket_of, chosen, named_pictures, prompted, routed, triad, unseen_cameras
+from drivekd.study.endpoint import EndpointError
+from drivekd.study.intervals import Interval
 from drivekd.study.judges import Judgement
 from drivekd.study.marks import (
     Mark,
@@ -536,6 +540,40 @@ def test_a_language_model_judges_several_runs_and_their_spread_is_shown(place, t
         assert asked == len(server.asked)  # judgements are kept
     score = json.loads((tmp_path / "result.json").read_text())["metrics"]["buckets"]["given"]["planning VQA"]
     assert len(score["runs"]) == 3 and 62 < score["judge"][0] <= 70 and "(3 runs)" in (tmp_path / "report.html").read_text()
+
+
+def judge_by(answer, data, folder, monkeypatch, url="", **more):
+    "An evaluation of a file's replies by an endpoint that answers so."
+    monkeypatch.setattr(endpoint, "wait_before", lambda *_: 0.0)
+    with FakeEndpoint(answer) as server: return play("evaluate", folder, monkeypatch, model="pred", data=data, judge=url or server.url, judge_model="toy", answers=str(folder / "kept"), **more)
+
+
+@pytest.mark.parametrize(("answer", "url", "reason"), [
+    (lambda fields, number: says('{"points": {}, "total": 100}'), "", "no usable verdict: .*replies are kept$"),
+    (None, "http://127.0.0.1:9/v1", ".*ConnectionRefusedError.*replies are kept$"),
+    (None, "http://nowhere.invalid:80/v1", "no whole response.*no key is set in DRIVEKD_JUDGE_KEY, should nowhere.invalid:80 want one$")], ids=["useless", "dead", "unknown, without a key"])
+def test_a_judge_that_gives_nothing_usable_ends_the_run_in_a_sentence(place, tmp_path, monkeypatch, answer, url, reason):
+    monkeypatch.delenv("DRIVEKD_JUDGE_KEY", raising=False)
+    data = write(place, [entry("f0", *ASKED[4], pred="Slow down."), entry("f1", *ASKED[4], pred="")], "useless.json")  # an empty reply needs no judge
+    with pytest.raises(EndpointError, match=f"a judge must give usable judgements, found none of 1, the first because {reason}"): judge_by(answer, data, tmp_path, monkeypatch, url)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_replies_that_a_judge_could_not_judge_are_said_on_top(place, tmp_path, monkeypatch):
+    points = {"ego action": 30, "reasons": 12, "probability": 10, "context and safety": 10, "brevity": 8}
+    data = write(place, [entry(f, *ASKED[4], pred=f"Slow down in {f}.") for f in ("f0", "f1")], "partly.json")
+    judge_by(lambda fields, number: says(verdict(points)) if number else (400, {}, b"too <b>long"), data, tmp_path, monkeypatch)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 of 2 replies have no usable judgement and are in no judge score, the first because" in page and "too &lt;b&gt;long" in page and "What a constant sentence would earn was not asked" in page
+
+
+def test_what_is_not_scored_is_a_word_and_never_nan(quiz):
+    planning = [i for i in quiz.items if i.bucket.name == "planning VQA"]
+    said = {i.id: Reply("Slow down.", False) for i in planning}
+    for blind in (said, {}):
+        found = evaluation_of(replace(quiz, items=planning), {"clean": CLEAN, "NoImage": BLIND}, {"clean": (said, [], 0, 0.0), "NoImage": (blind, [], 0, 0.0)}, rule_judge, 1, {})
+        told = [lead(found, "m"), robustness_table(robustness_rows(found), found.marks["clean"], ""), *scores_section(found).pieces]
+        assert not any(re.search(r"\bnan\b", text) for text in told) and ("not known" in told[0]) == bool(blind) and "not scored" in told[1]
 
 
 def test_judging_that_could_cost_too_much_is_refused_before_the_first_call(place, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OFFLINE', 'GIVEN', 'UNKNOWING', 'STUFFED', 'settings_of', 'Quiz', 'quiz_from_file', 'quiz_from_world', 'judge_of',
            'descriptions_of', 'check_none_negative', 'asking_of', 'model_of', 'Evaluation', 'answer_store', 'of_others',
-           'floors_of', 'evaluate_file', 'evaluate_model', 'evaluation_of', 'answer_rows']
+           'floors_of', 'evaluate_file', 'evaluate_model', 'evaluation_of', 'check_judged', 'answer_rows']
 
 # %% ../../nbs/api/runs/04_evaluation.ipynb #cf43b1cb
 import hashlib
@@ -28,7 +28,7 @@ from .runner import project_root
 from ..study.answerlog import AnswerLog
 from ..study.asking import Asking, Reply, ask, given_replies, model_digest, spoiled
 from ..study.drivebench import BUCKETS, Item, LeftOut, chosen, routed, system_prompt
-from ..study.endpoint import Endpoint, EndpointError, api_key
+from ..study.endpoint import Endpoint, EndpointError, api_key, keyless
 from ..study.intervals import Interval
 from ..study.judges import Case, Judge
 from ..study.llm_judge import Budget, LLMJudge, refuse_beyond
@@ -248,6 +248,7 @@ def evaluation_of(
         start = time.monotonic()
         marks[name] = marked(quiz.items, replies, judge, runs, known)
         seconds[name] = asking + time.monotonic() - start
+    if isinstance(judge, LLMJudge): check_judged(judge.endpoint.url, marks)
     floors = {} if isinstance(judge, LLMJudge) else floors_of([i for i in quiz.items if i.id in first], judge, known)
     return Evaluation(quiz, dict(settings), marks, {n: left for n, (_, left, _, _) in found.items()}, {n: there for n, (_, _, there, _) in found.items()}, seconds, floors)
 
@@ -255,8 +256,15 @@ def evaluation_of(
 def _say_price(judge: LLMJudge, cases: Sequence[Case], runs: int) -> None:
     "What all judging will take, before any of it; too much is refused."
     quote = judge.quote(cases, runs)
-    print(f"{judge.name}, all settings and runs: {quote}", flush=True)
+    print(f"{judge.name}, all settings and runs: {quote}{keyless(judge.endpoint.url)}", flush=True)
     with refusals(): refuse_beyond(judge.budget, quote)
+
+
+def check_judged(url: str, marks: Mapping[str, Sequence[Mark]]) -> None:
+    "A judge of which nothing can be used ends the run; empty replies need no judge and prove nothing."
+    asked = [j for part in marks.values() for m in part if m.reply.text.strip() for j in m.judgements]
+    if asked and all(j.total is None for j in asked):
+        raise EndpointError(f"a judge must give usable judgements, found none of {len(asked)}, the first because {asked[0].problem}; check judge and judge_model, or start again when the service is back: replies are kept{keyless(url)}")
 
 
 def _cases(quiz: Quiz, found: Mapping[str, tuple], known: Descriptions) -> list[Case]:

@@ -48,7 +48,7 @@ def number(value: Interval, digits: int = 1, why: str = UNKNOWN) -> Html:
 
 def change(value: Interval | None) -> Html:
     "A paired difference, marked when its interval excludes zero."
-    if value is None or math.isnan(value.estimate): return Html('<span class="none">nothing in common</span>')
+    if value is None or math.isnan(value.estimate): return Html(f'<span class="none">{"nothing in common" if value is None else "not scored"}</span>')
     bounds = UNKNOWN if math.isnan(value.low) else f"[{value.low:+.1f}, {value.high:+.1f}]"
     return Html(f'<strong class="{"sure" if value.low > 0 or value.high < 0 else "open"}">{value.estimate:+.1f}</strong> <small>{html_text(bounds)}</small>')
 
@@ -298,6 +298,8 @@ def run_section(evaluation: Evaluation, model: str, judge: str, parameters: int 
     empty = [setting_name(evaluation.settings[n]) for n, marks in evaluation.marks.items() if not marks]
     reason = next((u.message for n in evaluation.marks if not evaluation.marks[n] for u in evaluation.left_out[n]), "")
     notes = [note(f"No question could be asked under the setting {', '.join(empty)}: {reason}.")] if empty else []
+    unjudged = [m for marks in evaluation.marks.values() for m in marks if m.score != m.score]
+    if unjudged: notes.append(note(f"{len(unjudged)} of {evaluation.asked} replies have no usable judgement and are in no judge score, the first because {next(j.problem for j in unjudged[0].judgements if j.total is None)}."))
     if quiz.generated: notes.append("The questions are about a simulated miniature world: real traffic rules, toy pictures.")
     elif parameters and parameters < MINIATURE:
         notes.append(note(f"A model of {parameters / 1e6:.1f} million parameters is a miniature of a simulated world and knows nothing of real streets: this page shows that the pipeline runs on this file, nothing more."))
@@ -357,7 +359,9 @@ def _pictures(evaluation: Evaluation) -> str:
     clean, blind = evaluation.marks.get("clean"), evaluation.marks.get("NoImage")
     if not clean or not blind: return ""
     found, n = triad_differences(blind, clean)
-    gain = found.get("Avg", Interval(math.nan, math.nan, math.nan))
+    if not n: return "No question was judged both with its pictures and without, so what they contribute is not known."
+    gain, lacking = found["Avg"], [c for c in CAPABILITIES[:3] if math.isnan(found[c].estimate)]
+    if lacking: return f"What the pictures contribute on average is not known, because no question about {' or '.join(lacking)} was judged both with them and without."
     reason = "from so few frames" if len({m.group for m in clean}) < FEWEST else "where every frame differs by the same"
     if math.isnan(gain.low): return f"Whether the pictures contribute anything cannot be said {reason} ({n} questions, {gain.estimate:+.1f} points there)."
     points = f"({gain.estimate:+.1f} points, 95 % interval {gain.low:+.1f} to {gain.high:+.1f}, {n} questions)"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .endpoint import Endpoint, EndpointError, Reply, RequestFailed, complete
+from .endpoint import Endpoint, EndpointError, Reply, RequestFailed, complete, keyless
 from .judge_cache import ReplyCache, reply_key
 from .judge_prompts import about_tokens, messages_for
 from .judges import Case, Judgement
@@ -231,7 +231,7 @@ class LLMJudge:
             for key, job in as_they_end(pool, lambda key, case: self._ask_one(key, case, cache, stop), missing.items(), self.workers):
                 found[key], failed = outcome(job, failed)
                 if failed >= self.patience:
-                    raise EndpointError(f"{failed} requests in a row failed, the last so: {found[key]}; {'replies so far are kept, ' if cache else ''}start again when the service is back")
+                    raise EndpointError(f"{failed} requests in a row failed, the last so: {found[key]}; {'replies so far are kept, ' if cache else ''}start again when the service is back{keyless(self.endpoint.url)}")
                 bar.update()
         return found
 
