@@ -27,6 +27,7 @@ from drivekd.models.families import InternVL
 from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
+from drivekd.runs.comparison import from_file
 from drivekd.runs.evaluation import STUFFED, Quiz, evaluation_of, quiz_from_file, settings_of
 from drivekd.runs.evaluation_report import lead, metrics, robustness_rows, robustness_table, scores_section
 from drivekd.runs.parameters import RunError
@@ -521,6 +522,15 @@ def test_a_file_without_pictures_is_asked_as_text_and_says_so(tiny, tmp_path, mo
     assert result["replies"] == {"clean": 0, "NoImage": 10} and result["not_asked"]["clean"] == {"image-missing": 10} and "No question could be asked under the setting clean" in page
 
 
+def test_a_beginning_of_image_paths_is_replaced_where_files_are_read(tiny, place, tmp_path, monkeypatch):
+    rows = [e | {"image_path": {c: f"data/nuscenes/{p}" for c, p in e["image_path"].items()}} for e in (entry(f, *ASKED[4]) for f in ("f0", "f1"))]
+    there = dict(data=write(tmp_path, rows, "official.json"), image_root=str(place))
+    play("evaluate", tmp_path, monkeypatch, **tiny | there | dict(settings="clean", prefix_map="data/nuscenes/="))
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"]["replies"] == {"clean": 2}
+    questions = from_file(there["data"], str(place), 0.5, 0, "data/nuscenes/=")
+    assert questions.skipped == 0 and all(ref.path.exists() for r in questions.learn for ref in r.images)
+
+
 def test_replies_of_a_file_are_scored_and_shown_as_text(place, tmp_path, monkeypatch):
     hostile = "B. <script>alert(1)</script> <img src=x>"
     data = write(place, [entry("f0", *ASKED[0], pred=hostile), entry("f1", *ASKED[4], pred="Slow down.")], "hostile.json")
@@ -587,7 +597,7 @@ def test_judging_that_could_cost_too_much_is_refused_before_the_first_call(place
 @pytest.mark.parametrize(("changes", "words"), [
     (dict(settings="clean,rain"), "add them"), (dict(settings="clean,hail"), "found 'hail'"), (dict(judge="gpt-4"), "address of an endpoint"), (dict(judge="rules", judge_runs=5), "same every time"),
     (dict(judge="http://localhost:1/v1"), "judge_model"), (dict(judge="http://localhost:1/v1", judge_model="m", judge_max_cost=1.0), "prices"), (dict(system_prompt="nowhere.txt"), "found 'nowhere.txt'"),
-    (dict(text_only="white"), "absent, black"), (dict(limit=-1), "must not be negative"), (dict(batch_size=0), "must be positive"), (dict(dtype="int8"), "bfloat16"), (dict(data="nowhere.json"), "no file of questions"),
+    (dict(text_only="white"), "absent, black"), (dict(prefix_map="data/nuscenes/"), "OLD=NEW, found 'data/nuscenes/'"), (dict(limit=-1), "must not be negative"), (dict(batch_size=0), "must be positive"), (dict(dtype="int8"), "bfloat16"), (dict(data="nowhere.json"), "no file of questions"),
     (dict(model="no/such/folder"), "no checkpoint"), (dict(corrupted="no/such/folder"), "must exist"), (dict(descriptions="nowhere.json"), "nowhere.json: there is no such file"),
 ], ids=lambda value: str(value)[:40] if isinstance(value, dict) else "")
 def test_a_mistake_is_one_clear_sentence_before_any_work(tiny, tmp_path, monkeypatch, changes, words):

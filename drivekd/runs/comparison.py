@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LABELS', 'PRECISIONS', 'CLOSED_KINDS', 'CHECKPOINT', 'TAUGHT', 'TEACHER', 'SINGLE_LAYER', 'find', 'label_of',
            'check_counts', 'check_share', 'check_precisions', 'recipe_of', 'choose_device', 'load_models', 'Questions',
-           'world_cache', 'from_world', 'from_file', 'to_learn', 'teach', 'taught', 'peak_memory', 'Examination',
-           'in_order', 'of_capability', 'chosen_questions', 'examine', 'gaze_distances', 'shown_question',
-           'tagged_question']
+           'world_cache', 'from_world', 'prefixes', 'from_file', 'to_learn', 'teach', 'taught', 'peak_memory',
+           'Examination', 'in_order', 'of_capability', 'chosen_questions', 'examine', 'gaze_distances',
+           'shown_question', 'tagged_question']
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #c58dbf23
 import json
@@ -145,12 +145,19 @@ def from_world(
     train, test = (cached_world(cache, n, split, seed, kinds=chosen, letters=False) for split, n in (("train", frames), ("test", test_frames)))
     return Questions(train.parent, list(read_records(train)), list(read_records(test)), 0, 0, True)
 
+# %% ../../nbs/api/runs/02_comparison.ipynb #16576bea
+def prefixes(text: str) -> dict[str, str]:
+    "A beginning of image paths and what replaces it, if a parameter says so."
+    before, equals, after = text.partition("=")
+    if text and not (before and equals): raise RunError(f"parameter prefix_map is written OLD=NEW, found {text!r}; give for example 'data/nuscenes/=' where paths begin below the image root")
+    return {before: after} if text else {}
+
 # %% ../../nbs/api/runs/02_comparison.ipynb #783043eb
 @refusals()
-def from_file(path: str, image_root: str, held_out: float, seed: int) -> Questions:
+def from_file(path: str, image_root: str, held_out: float, seed: int, prefix_map: str = "") -> Questions:
     "A file of questions, split by frame."
     if not Path(path).is_file(): raise RunError(f"there is no file of questions at {path or '(empty)'}; give an existing JSON file, or data= (empty) for the miniature world")
-    records = read_records(path, image_root or None, verify_images=True)
+    records = read_records(path, image_root or None, verify_images=True, prefix_map=prefixes(prefix_map))
     known = [r for r in records if r.capability]
     if not known:
         why = f"; the first was skipped because {records.skipped[0].message}" if records.skipped else ""

@@ -22,7 +22,7 @@ from ..data.drivebench import drivebench_world
 from ..data.problems import Skipped
 from ..data.records import RecordSet, read_records
 from ..models.loading import VLM, load_vlm
-from .comparison import find, world_cache
+from .comparison import find, prefixes, world_cache
 from .parameters import RunError, refusals
 from .runner import project_root
 from ..study.answerlog import AnswerLog
@@ -69,10 +69,10 @@ def _quiz(path: Path, records: RecordSet, limit: int, seed: int, generated: bool
 
 
 @refusals()
-def quiz_from_file(path: str, image_root: str, limit: int, seed: int) -> Quiz:
+def quiz_from_file(path: str, image_root: str, limit: int, seed: int, prefix_map: str = "") -> Quiz:
     "A file of questions; pictures are opened when they are shown."
     if not Path(path).is_file(): raise RunError(f"there is no file of questions at {path or '(empty)'}; give an existing JSON file, or data= (empty) for the miniature world")
-    return _quiz(Path(path), read_records(path, image_root or None), limit, seed, False)
+    return _quiz(Path(path), read_records(path, image_root or None, prefix_map=prefixes(prefix_map)), limit, seed, False)
 
 
 def quiz_from_world(frames: int, limit: int, seed: int) -> Quiz:
