@@ -201,6 +201,13 @@ def test_the_table_compares_with_the_chosen_row():
     assert len({len(line) for line in first[3:]}) == 1
 
 
+def test_ranges_that_overlap_are_said_below_the_table():
+    wide = row("wide", 1e9, 20., .5) | {"tokens_per_s": Spread(20., 9., 30.), "first_token_s": Spread(.5, .4, 1.1)}
+    far = row("far", 1e9, 20., .5) | {"first_token_s": Spread(.5, .4, .9)}
+    lines = as_text([row("base"), wide, far]).splitlines()
+    assert lines[-2].split()[0] == "far" and lines[-1] == "wide: its range overlaps with base's in tokens/s and first token, so that ratio may be chance"
+
+
 def measured_apart(source, conditions):
     if source == "broken": raise RuntimeError("broken could not be measured, its process ended with: OSError: no")
     return row(source) | {"conditions": vars(conditions)}
@@ -215,14 +222,17 @@ def test_the_command_prints_a_table_or_json_and_says_what_failed(monkeypatch, ca
     assert main(["bench", "deploy", "broken", *command[2:], "--json"]) == 1
     out = capsys.readouterr()
     found = json.loads(out.out)["rows"]
+    assert json.loads(out.out)["base"] == "small" and found[1]["ratios"] == {"memory": 1., "time per token": 1., "first token": 1.}
     assert [r["model"] for r in found] == ["small", "large"] and found[0]["first_token_s"] == {"median": 1., "low": 1., "high": 1.} and "OSError: no" in out.err
     assert main(["bench", "deploy", "broken"]) == 1 and not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong,said", [(["a", "--base", "b"], "--base must be one of the models, found b"), (["a", "--picture-size", "8"], "a size is written WIDTHxHEIGHT"),
-                                        (["a", "--repeats", "0"], "`repeats` must be at least 1"), ([], "MODEL")])
+                                        (["a", "--repeats", "0"], "`repeats` must be at least 1"), ([], "usage: drivekd bench deploy MODEL"),
+                                        (["a", "--device", "cuda"], "where PyTorch sees a GPU, found none; give --device cpu"), (["a", "--device", "gpu"], "--device is 'cpu' or 'cuda', found 'gpu'")])
 def test_wrong_arguments_are_refused_before_anything_is_loaded(wrong, said, capsys, monkeypatch):
     monkeypatch.setattr(deployment, "deploy", lambda *a: pytest.fail("measured"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit): main(["bench", "deploy", *wrong])
     assert said in capsys.readouterr().err
 

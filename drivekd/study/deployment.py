@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPREADS', 'COLUMNS', 'Conditions', 'request', 'Clock', 'Timing', 'ask', 'Spread', 'spread', 'weight_bytes',
-           'kv_bytes', 'memory_of', 'measure', 'measure_apart', 'deploy', 'ratios', 'as_text', 'parser', 'main']
+           'kv_bytes', 'memory_of', 'measure', 'measure_apart', 'deploy', 'ratios', 'base_row', 'remarks', 'as_text',
+           'as_json', 'check_device', 'parser', 'main']
 
 # %% ../../nbs/api/study/05_deployment.ipynb #12936f9b
 import argparse
@@ -289,16 +290,39 @@ def _cells(row: dict, base: dict) -> list[str]:
 COLUMNS = ("model", "prompt", "peak GB", "process GB", "bound GB", "tokens/s", "first token s", "× memory", "× per token", "× first")
 
 
+def base_row(rows: Sequence[dict], base: str | None) -> dict:
+    "The row that all are compared with: the first, if no other is named or the named one could not be measured."
+    return next((row for row in rows if row["model"] == base), rows[0])
+
+
+def remarks(rows: Sequence[dict], base: dict) -> list[str]:
+    "Models whose ranges overlap with the base's, which a ratio of medians does not show."
+    def overlap(a, b): return a.low <= b.high and b.low <= a.high
+    names = {"tokens_per_s": "tokens/s", "first_token_s": "first token"}
+    alike = [(row["model"], [text for name, text in names.items() if overlap(row[name], base[name])]) for row in rows if row is not base]
+    return [f"{Path(model).name}: its range overlaps with {Path(base['model']).name}'s in {' and '.join(what)}, so that ratio may be chance" for model, what in alike if what]
+
+
 def as_text(
     rows: Sequence[dict],  # from `deploy`
-    base: str | None = None,  # the model that all are compared with; the first, if it is None or could not be measured
+    base: str | None = None,  # the model that all are compared with
 ) -> str:
     "The table for people."
-    against = next((row for row in rows if row["model"] == base), rows[0])
+    against = base_row(rows, base)
     table = [COLUMNS, *(_cells(row, against) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))) for line in table]
-    return "\n".join([_heading(rows[0]), f"×: times the cost of {Path(against['model']).name}", "", *lines])
+    return "\n".join([_heading(rows[0]), f"×: times the cost of {Path(against['model']).name}", "", *lines, *remarks(rows, against)])
+
+
+def as_json(
+    rows: Sequence[dict],  # from `deploy`
+    base: str | None = None,
+) -> str:
+    "The same for machines."
+    against = base_row(rows, base) if rows else {"model": None}
+    told = [row | {k: row[k]._asdict() for k in SPREADS} | {"ratios": ratios(row, against)} for row in rows]
+    return json.dumps({"base": against["model"], "rows": told})
 
 # %% ../../nbs/api/study/05_deployment.ipynb #2a1bd1ad
 def _size(text: str) -> tuple[int, int]:
@@ -308,10 +332,16 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def check_device(name: str) -> None:
+    "Refuse what PyTorch cannot compute on."
+    if name.partition(":")[0] not in ("cpu", "cuda"): raise ValueError(f"--device is 'cpu' or 'cuda', found {name!r}; give one of them")
+    if name.startswith("cuda") and not torch.cuda.is_available(): raise ValueError("--device may be 'cuda' where PyTorch sees a GPU, found none; give --device cpu, or install PyTorch for CUDA")
+
+
 def parser() -> argparse.ArgumentParser:
     "Arguments of `drivekd bench deploy`."
-    p = argparse.ArgumentParser(prog="drivekd bench", description="Peak memory, tokens a second and time to the first token of models.")
-    p.add_argument("what", choices=("deploy",))
+    p = argparse.ArgumentParser(prog="drivekd bench deploy", usage="drivekd bench deploy MODEL [MODEL …] [options]", description="Peak memory, tokens a second and time to the first token of models.")
+    p.add_argument("what", choices=("deploy",), help=argparse.SUPPRESS)
     p.add_argument("models", nargs="+", metavar="MODEL", help="folders of checkpoints, or hub ids")
     p.add_argument("--base", metavar="MODEL", help="the model that ratios compare with (default: the first)")
     helps = {"dtype": "precision", "device": "cpu or cuda", "batch": "sequences at a time", "pictures": "pictures of a sequence", "text": "tokens of the prompt that are not vision",
@@ -330,11 +360,13 @@ def main(
     "The program `drivekd bench deploy`."
     program = parser()
     args = vars(program.parse_args(argv))
-    models, base, as_json = args["models"], args.pop("base"), args.pop("json")
+    models, base, for_machines = args["models"], args.pop("base"), args.pop("json")
     if base not in (None, *models): program.error(f"--base must be one of the models, found {base}; name one of {', '.join(models)}")
-    try: conditions = Conditions(**{k: v for k, v in args.items() if k not in ("what", "models")})
+    try:
+        check_device(args["device"])
+        conditions = Conditions(**{k: v for k, v in args.items() if k not in ("what", "models")})
     except ValueError as e: program.error(str(e))
     rows = deploy(models, conditions)
-    if as_json: print(json.dumps({"rows": [row | {k: row[k]._asdict() for k in SPREADS} for row in rows]}))
+    if for_machines: print(as_json(rows, base))
     elif rows: print(as_text(rows, base))
     return int(len(rows) < len(models))  # 1: some could not be measured
