@@ -471,7 +471,8 @@ def test_floors_are_the_same_questions_by_the_same_judge_and_the_references_of_o
 def test_points_that_a_constant_sentence_earns_too_do_not_lead_the_page():
     bought = judged(lambda i: STUFFED)
     said, shown = lead(bought, "m"), "".join(scores_section(bought).pieces)
-    assert "8 of 16 choices right; by the judge's points it is not above what no model said (one sentence for all: Avg" in said
+    assert "8 of 16 choices right; by the judge's points it is not above what no model said: Avg" in said
+    assert "0.0 less than one sentence for all" in said
     assert "perception" not in said and shown.index("always A") < shown.index("inside a capability") and "not surely above" in shown
     assert set(metrics(bought)["floors"]) == set(bought.floors)
 
@@ -508,7 +509,8 @@ def test_a_run_leaves_a_page_numbers_and_every_answer(tiny, tmp_path, monkeypatc
     result, rows, page = json.loads((tmp_path / "result.json").read_text())["metrics"], read(tmp_path, "answers.jsonl"), (tmp_path / "report.html").read_text()
     assert result["replies"] == {"clean": 10, "NoImage": 10, "Fog": 10, "Rain": 10} and len(rows) == 40 and {r["setting"] for r in rows} == set(result["replies"])
     assert result["questions"] == {"asked": 10, "scored": 10, "not_scored": {"yes-no": 2}, "not_read": {}}
-    for words in ("Robustness", "text only (no pictures)", "weather (2 settings)", "every bucket counts the same (our choice)", "always A", "yes-no", "knows nothing of real streets", "fewer than 6 frames, or all of them alike"): assert words in page
+    for words in ("Robustness", "text only (no pictures)", "weather (2 settings)", "every bucket counts the same (our choice)", "always A", "yes-no", "knows nothing of real streets", "2 frames only: fewer than 6 have no interval"): assert words in page
+    assert page.count("no interval") == 1 and page.count("<small>[") == 0  # said once, the cells are bare
     assert set(result["triad"]["clean"]) == {"bucket", "question"} and set(result["against_clean"]) == {"NoImage", "Fog", "Rain"}
     again = tmp_path / "again"
     again.mkdir()
