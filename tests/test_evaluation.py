@@ -504,8 +504,10 @@ def tiny(place, quiz, novice, tmp_path_factory):
 def read(folder, name): return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_a_run_leaves_a_page_numbers_and_every_answer(tiny, tmp_path, monkeypatch):
+def test_a_run_leaves_a_page_numbers_and_every_answer(tiny, tmp_path, monkeypatch, capsys):
     play("evaluate", tmp_path, monkeypatch, **tiny)
+    said = capsys.readouterr().out
+    assert "clean: 10 replies (0 known already, 10 asked now)," in said and "NoImage: 10 replies (0 known already, 5 asked now, 5 equal to another question and asked once)," in said
     result, rows, page = json.loads((tmp_path / "result.json").read_text())["metrics"], read(tmp_path, "answers.jsonl"), (tmp_path / "report.html").read_text()
     assert result["replies"] == {"clean": 10, "NoImage": 10, "Fog": 10, "Rain": 10} and len(rows) == 40 and {r["setting"] for r in rows} == set(result["replies"])
     assert result["questions"] == {"asked": 10, "scored": 10, "not_scored": {"yes-no": 2}, "not_read": {}}

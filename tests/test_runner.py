@@ -69,6 +69,7 @@ def good(tmp_path_factory):
     (startup / "00.py").write_text("raise SystemExit('user start-up file was run')")
     show = (
         "import os, sys, matplotlib\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(5), desc='bar', mininterval=0): pass\n"
+        "import logging; logging.getLogger('huggingface_hub.utils._http').warning('Retrying in 1s [Retry 1/5].')\n"
         f"print('KEY {KEY}', os.environ['MY_API_TOKEN'], os.getcwd(), os.path.expanduser('~'))\n"
         "print(name, matplotlib.get_backend(), sys.executable)"
     )
@@ -127,6 +128,10 @@ def test_nothing_kept_names_the_users_folders(good):
 
 def test_kernel_is_this_python_without_the_users_startup_files(good):
     assert "agg" in outputs(good).lower() and "<python>/bin/" in outputs(good)
+
+
+def test_retries_of_the_hub_are_not_told_one_by_one(good):
+    assert "KEY" in outputs(good) and "Retrying" not in outputs(good)
 
 
 def test_progress_bars_are_text_and_kept_as_one_line(good):
@@ -221,6 +226,7 @@ def test_interrupting_the_command_leaves_a_true_status_and_no_process(running, n
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and not alive(kernel) and "Traceback" not in stderr and "killed: the run was interrupted" in stderr
+    assert "[1/2] A title\n[2/2]\n" in stderr  # a heading is said once
     status = json.loads((out / "status.json").read_text())
     assert (status["status"], status["exit_code"]) == ("killed", 130) and (out / "notebook.ipynb").exists()
 
@@ -228,7 +234,7 @@ def test_interrupting_the_command_leaves_a_true_status_and_no_process(running, n
 def test_a_killed_command_takes_the_notebook_with_it_and_is_not_taken_for_running(running):
     process, kernel, out = running
     process.kill()
-    process.communicate(timeout=60)
+    assert "Parent appears to have exited" not in process.communicate(timeout=60)[1]
     wait_for(lambda: not alive(kernel), 20)
     assert read_status(out)["status"] == "killed" and not (out / "notebook.ipynb").exists()
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['OFFLINE', 'GIVEN', 'UNKNOWING', 'STUFFED', 'settings_of', 'Quiz', 'quiz_from_file', 'quiz_from_world', 'judge_of',
            'descriptions_of', 'check_none_negative', 'asking_of', 'model_of', 'Evaluation', 'answer_store', 'of_others',
-           'floors_of', 'evaluate_file', 'evaluate_model', 'evaluation_of', 'check_judged', 'answer_rows']
+           'floors_of', 'evaluate_file', 'evaluate_model', 'reply_counts', 'evaluation_of', 'check_judged',
+           'answer_rows']
 
 # %% ../../nbs/api/runs/04_evaluation.ipynb #cf43b1cb
 import hashlib
@@ -13,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -162,6 +163,7 @@ class Evaluation:
     left_out: dict[str, list[LeftOut]]  # questions that could not be asked
     there: dict[str, int]  # replies that were known already
     seconds: dict[str, float]  # asking and judging
+    made: dict[str, int] = field(default_factory=dict)  # replies that the model gave in this run
     floors: dict[str, list[Mark]] = field(default_factory=dict)  # what no model said, judged alike; none where judging costs money
 
     @property
@@ -221,15 +223,24 @@ def evaluate_model(
     known: Descriptions,
 ) -> Evaluation:
     "Ask a model in every setting, then judge."
-    model, found = model_digest(vlm), {}
+    model, found, made = model_digest(vlm), {}, {}
     with refusals():
         log = AnswerLog(store / f"{model[:16]}.jsonl")
         for setting in settings: spoiled(quiz.items, setting, asking)  # a missing folder or picture shows now, not after hours
     for setting in settings:
-        start = time.monotonic()
+        start, before = time.monotonic(), len(log.rows)
         replies, left, there = ask(vlm, quiz.items, setting, log, asking, model)
         found[setting.name] = replies, left, there, time.monotonic() - start
-    return evaluation_of(quiz, {s.name: s for s in settings}, found, judge, runs, known)
+        made[setting.name] = len(log.rows) - before
+    return replace(evaluation_of(quiz, {s.name: s for s in settings}, found, judge, runs, known), made=made)
+
+
+def reply_counts(evaluation: Evaluation, setting: str) -> str:
+    "Where the replies of a setting come from, in a line."
+    replies, there, made = len(evaluation.marks[setting]), evaluation.there[setting], evaluation.made.get(setting)
+    if made is None: return f"{replies} replies from the file"
+    twice = f", {replies - there - made} equal to another question and asked once" if replies > there + made else ""
+    return f"{replies} replies ({there} known already, {made} asked now{twice})"
 
 # %% ../../nbs/api/runs/04_evaluation.ipynb #ebb5b209
 def evaluation_of(
@@ -250,7 +261,7 @@ def evaluation_of(
         seconds[name] = asking + time.monotonic() - start
     if isinstance(judge, LLMJudge): check_judged(judge.endpoint.url, marks)
     floors = {} if isinstance(judge, LLMJudge) else floors_of([i for i in quiz.items if i.id in first], judge, known)
-    return Evaluation(quiz, dict(settings), marks, {n: left for n, (_, left, _, _) in found.items()}, {n: there for n, (_, _, there, _) in found.items()}, seconds, floors)
+    return Evaluation(quiz, dict(settings), marks, {n: left for n, (_, left, _, _) in found.items()}, {n: there for n, (_, _, there, _) in found.items()}, seconds, floors=floors)
 
 
 def _say_price(judge: LLMJudge, cases: Sequence[Case], runs: int) -> None:

@@ -25,9 +25,10 @@ _shell = sys.modules.pop("ipykernel.zmqshell", None)  # tqdm asks for this modul
 import tqdm.auto
 sys.modules["ipykernel.zmqshell"] = _shell
 get_ipython().config.pop("IPKernelApp", None)  # transformers asks for this section
-import warnings
+import logging, warnings
 warnings.filterwarnings("ignore", message="To exit: use")  # advice for people at a prompt
-del _shell, tqdm, sys, warnings
+logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each retry of a hub that is out of reach; the error comes once
+del _shell, tqdm, sys, logging, warnings
 '''
 
 # %% ../../nbs/api/runs/00c_worker.ipynb #87a1761e
@@ -39,7 +40,7 @@ def write_kernel(
     startup = folder / "ipython" / "profile_default" / "startup"
     for made in (spec, startup, folder / "runtime"):
         made.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]  # no farewell when a run is killed
     (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "python3", "language": "python"}))
     (startup / "00-batch.py").write_text(_STARTUP)
     return {"JUPYTER_PATH": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
@@ -98,12 +99,13 @@ def _announce(manager: Any, terminal: Terminal, outcome: Outcome) -> None:
     "Wrap papermill's `cell_start` so that each code cell is announced and remembered."
     start, names = manager.cell_start, headings(manager.nb.cells)
     codes = [i for i, c in enumerate(manager.nb.cells) if runnable(c)]
+    fresh = {i: names[i] for before, i in zip([None, *codes], codes) if before is None or names[before] != names[i]}
 
     def cell_start(cell: dict, cell_index: int | None = None, **kwargs: Any) -> None:
         outcome["cell"] = cell_index
         outcome.save()  # the parent shows it in status.json
         if cell_index in codes:
-            terminal.line(f"[{codes.index(cell_index) + 1}/{len(codes)}] {names[cell_index]}".rstrip())
+            terminal.line(f"[{codes.index(cell_index) + 1}/{len(codes)}] {fresh.get(cell_index, '')}".rstrip())
         start(cell, cell_index=cell_index, **kwargs)
 
     manager.cell_start = cell_start
