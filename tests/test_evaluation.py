@@ -38,7 +38,6 @@ from drivekd.study.answerlog import AnswerLog
 from drivekd.study.asking import Asking, Reply, ask, given_replies, model_digest, picture_opener, prepared
 from drivekd.study.drivebench import BUCKETS, bucket_of, chosen, named_pictures, prompted, routed, triad, unseen_cameras
 from drivekd.study.endpoint import EndpointError
-from drivekd.study.intervals import Interval
 from drivekd.study.judges import Judgement
 from drivekd.study.marks import (
     Mark,
