@@ -21,7 +21,7 @@ from ..data.formats import Turn
 from ..data.questions import ACTIONS, WORDING, Question, action, where
 from ..data.records import VQARecord
 from ..data.render import look
-from ..data.traffic import BENDABLE, SIZES, THEMES, VEHICLES, Scene, Thing, at, bend, beside, steering_word
+from ..data.traffic import BENDABLE, SIZES, THEMES, VEHICLES, Scene, Thing, bend, beside, steering_word
 
 # %% ../../nbs/api/study/09_driving.ipynb #74fef82a
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def _move_staged(drive: Drive) -> None:
     else: s.body.position[0] += s.body.speed * DT
 
 
-def _strike(drive: Drive) -> None:
+def _tidy(drive: Drive) -> None:
     "Take away what has been passed or has driven off, and note lights that were passed while red."
     s, x = drive.staged, drive.ego.position[0]
     if s is None: return
@@ -373,7 +373,7 @@ def advance(
     drive: Drive,
     answer: str | None = None,  # one of ACTIONS; None: unreadable, or the ego vehicle drives itself
 ) -> None:
-    "One decision and the half second after it; a collision ends the episode."
+    "One decision and what follows until the next; a collision ends the episode."
     if hasattr(drive.ego, "speed_index"): _decide(drive, answer)
     drive.decisions += 1
     for _ in range(round(drive.settings.period / DT)):
@@ -383,7 +383,7 @@ def advance(
         drive.motion.append((*map(float, drive.ego.velocity), bool(drive.ego.on_road)))
         if drive.ego.crashed: drive.struck = _what_was_struck(drive)
         if drive.over: return
-        _strike(drive)
+        _tidy(drive)
         if drive.staged is None and drive.ego.position[0] > drive.rest: _stage(drive)
 
 
