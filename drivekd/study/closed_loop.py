@@ -231,15 +231,20 @@ def filmed(
 
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #0967a3a9
 def _ranks(values: np.ndarray) -> np.ndarray:
-    "Ranks from 1 on, ties share their mean [n]."
-    values, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[where]
+    "Ranks from 1 on along the last axis, ties share their mean [..., n]."
+    mine, others = values[..., :, None], values[..., None, :]
+    return (mine > others).sum(-1) + ((mine == others).sum(-1) + 1) / 2
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    "Rank correlation; nan if either side does not vary."
-    a, b = _ranks(np.asarray(x, float)), _ranks(np.asarray(y, float))
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else float("nan")
+def spearman(
+    x: np.ndarray | Sequence[float],  # [..., n]
+    y: np.ndarray | Sequence[float],  # [..., n]
+) -> np.ndarray:  # [...]
+    "Rank correlation; nan where either side does not vary."
+    a, b = (_ranks(np.asarray(v, float)) for v in (x, y))
+    a, b = (r - r.mean(-1, keepdims=True) for r in (a, b))
+    size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(size > 0, (a * b).sum(-1) / np.where(size > 0, size, 1), np.nan)
 
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #5eb789ac
 def rank_correlation(
@@ -249,8 +254,9 @@ def rank_correlation(
 ) -> Interval:  # nan bounds where fewer than four students
     "Spearman's correlation over students with a bootstrap interval; resamples in which one side is constant are left out."
     pairs, rng = np.asarray(rows, float).reshape(-1, 2), np.random.default_rng(seed)
-    value = spearman(*pairs.T) if len(pairs) > 1 else float("nan")
+    value = float(spearman(*pairs.T)) if len(pairs) > 1 else float("nan")
     if len(pairs) < 4: return Interval(value, float("nan"), float("nan"))
-    found = [spearman(*pairs[rng.integers(len(pairs), size=len(pairs))].T) for _ in range(draws)]
+    drawn = pairs[rng.integers(len(pairs), size=(draws, len(pairs)))]
+    found = spearman(drawn[..., 0], drawn[..., 1])
     low, high = np.nanquantile(found, (.025, .975)) if np.isfinite(found).any() else (np.nan, np.nan)
     return Interval(value, float(low), float(high))
