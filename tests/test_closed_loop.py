@@ -1,7 +1,6 @@
 "Driving: the same seed is the same road, answers move the car as said, and no outcome is counted twice or invented."
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,4 +232,4 @@ def test_the_run_writes_table_film_and_result(tmp_path, monkeypatch):
     play("drive", tmp_path, monkeypatch, models=str(STUDENT), yardsticks="constant truth", episodes=4, seconds=2., questions=4, drives=str(tmp_path / "drives"))
     result = json.loads((tmp_path / "result.json").read_text())["metrics"]
     assert result["student"]["unreadable"][0] == 100 and result["true answers"]["episodes"] == 4
-    assert Path(tmp_path / "report.html").stat().st_size < 2e6 and list(tmp_path.glob("*.gif"))
+    assert "student at the wheel" in (tmp_path / "report.html").read_text() and [p.stat().st_size <= 300_000 for p in tmp_path.glob("*.gif")] == [True]
