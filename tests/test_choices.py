@@ -174,3 +174,10 @@ def test_open_questions_are_not_scored(answer):
 def test_a_choice_whose_true_letter_cannot_be_read_is_open():
     assert closed_form(record("How? A. Fast. B. Slow.", "medium")).way == "open"
     assert closed_form(record("How? A. Fast. B. Slow.", "C")).way == "open"
+
+
+@pytest.mark.parametrize("doubt", ["I am not sure.", "Not sure.", "Maybe.", "Perhaps", "I don't know", "No.", "unsure"])
+def test_an_option_that_is_asked_back_in_doubt_is_no_answer(doubt):
+    options = dict(zip("ABCD", ("Going ahead.", "Turn left.", "Turn right.", "Stopped.")))
+    assert read_choice(f"A? {doubt}", options) is None
+    assert read_choice("Is it A? Yes.", options) == "A" and read_choice("I'm not sure, but A.", options) == "A"

@@ -72,7 +72,7 @@ _AFTER = re.compile(
     r"(?:not(?! (?:less|worse))|out|off|wrong|incorrect|false|ruled out|excluded|eliminated|impossible|unlikely|improbable|implausible|less|worse)\b"
     r"|(?:isn't|(?:cannot|can't) be(?! (?:ruled out|excluded)))|(?:does not|doesn't|do not|don't) (?:fit|match|hold|apply|work|look|seem|make)\b"
     r"|(?:will|would|should)(?: not|n't) (?:be|lead|fit|work)|(?:makes no sense|contradicts|conflicts with|fails)\b|(?:wrong|incorrect|false)\b)"
-    r"|\? no\b", re.I)
+    r"|\? (?:no\b|maybe\b|perhaps\b|(?:i am |i'm )?(?:not (?:sure|certain)|unsure)\b|i (?:do not|don't) know)", re.I)
 
 
 def _denied(text: str, start: int, end: int) -> bool:
