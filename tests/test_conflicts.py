@@ -180,8 +180,13 @@ def test_the_browser_projects_as_the_library_does(tab):
 
 
 def test_another_step_is_drawn_within_50_ms(tab):
-    times = tab.view("Array.from({length: 9}, (_, i) => { const t = performance.now(); x.go(5 + i); document.body.getBoundingClientRect(); return performance.now() - t; })")
-    assert min(times) < 50  # whatever else this machine does meanwhile is not its fault
+    "Of the page's own thread: what else runs on this machine is not its fault."
+    clock = tab.context.new_cdp_session(tab)
+    clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+    spent = lambda: 1000 * next(m["value"] for m in clock.send("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration")
+    before = spent()
+    tab.view("Array.from({length: 9}, (_, i) => { x.go(5 + i); return document.body.getBoundingClientRect().width; })")
+    assert (spent() - before) / 9 < 50
 
 
 def test_the_picture_is_a_png_with_something_on_it(tab):
