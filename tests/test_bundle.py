@@ -89,6 +89,12 @@ DAMAGES = {
     "two models of one name": lambda w: w["models"][1].update(name="big"),
     "an unknown field": lambda w: w["models"][1].update(code="import os"),
     "another kind": lambda w: w.update(kind="something else"),
+    "a plan of nobody": lambda w: w["plans"][0].update(teacher="me"),
+    "a plan of layers that the model lacks": lambda w: w["plans"][0]["pairs"].__setitem__(0, [0, [44]]),
+    "a plan of nothing": lambda w: w["plans"][0].update(pairs=[]),
+    "a plan by another distance": lambda w: w["plans"][0].update(distance="guess"),
+    "a picture without a width": lambda w: w["cameras"][0].update(width=0),
+    "a picture whose height is a word": lambda w: w["cameras"][0].update(height="<b>"),
     "no tokens": lambda w: w.update(tokens=[]),
 }
 
@@ -126,6 +132,14 @@ def test_picking_keeps_numbers_and_renumbers_rows():
     assert [t.text for t in part.tokens] == ["Yes", "the"] and [m.name for m in part.models] == ["big"] and part.plans == ()
     of = {row: part.values("big", 2)[place] for place, row in enumerate(part.find("big").rows)}
     assert np.array_equal(of[0], whole.values("big", 2)[4]) and np.array_equal(of[1], whole.values("big", 2)[1])
+
+
+def test_picking_layers_keeps_only_plans_that_have_theirs():
+    whole = made()
+    [plan] = [p for p in whole.plans if p.capability == "planning"]
+    [(s, t)] = plan.pairs
+    assert [p.capability for p in B.pick(whole, layers={"big": t, "small": (s,)}).plans] == ["planning"]
+    assert B.pick(whole, layers={"big": (0,), "small": (2,)}).plans == ()
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -17,7 +17,7 @@ from drivekd.workbench.live import reply_to
 SHIPPED = ROOT / "data/explorers/miniature.safetensors"
 LIMIT = 60 * 1024  # bytes of the front end
 CORPUS = ["<s>", "</s>", "<b>", "<image>", "<|im_start|>", "<c1,CAM_FRONT,0.46,0.67>", "</script>", "<!--", "$x$", "%{x}", "&lt;", '"', "'", "\u202eright to left", "שלום", "a\u0000b\u2028c",
-          "<img src=x onerror=alert(1)>", "x" * 10_000]
+          "<img src=x onerror=alert(1)>", "x" * 10_000, "a red \U0001f697 there"]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_common_canvas_keeps_mass_whatever_the_grids():
     bundle = known()
     grids = grids_of(bundle, {"a": "coarse", "b": "fine", "layersA": [0], "layersB": [0], "rows": [0]})
     assert all(g.shape == (4, 4) for by in grids.values() for g in by.values())
-    assert sum(g.sum() for g in grids["coarse"].values()) == pytest.approx(0.8, rel=1e-4) and sum(g.sum() for g in grids["fine"].values()) == pytest.approx(0.25, rel=1e-4)
-    assert grids["coarse"]["right"][2:, :2].sum() == pytest.approx(0.8, rel=1e-4)
+    assert sum(g.sum() for g in grids["a"].values()) == pytest.approx(0.8, rel=1e-4) and sum(g.sum() for g in grids["b"].values()) == pytest.approx(0.25, rel=1e-4)
+    assert grids["a"]["right"][2:, :2].sum() == pytest.approx(0.8, rel=1e-4)
 
 
 def test_tokens_across_cell_borders_share_their_mass_by_area():
@@ -173,12 +173,97 @@ def test_the_browser_computes_what_python_computes(opened):
     bundle, at = known(), {"a": "coarse", "b": "fine", "layersA": [1], "layersB": [0], "rows": [0, 2], "norm": "row"}
     tab = opened(AttentionExplorer(bundle, {**at, "sinks": False}).page())
     grids = grids_of(bundle, at)
-    for side, name in (("a", "coarse"), ("b", "fine")):
-        assert view(tab, f"[...view.now.{side}]") == pytest.approx(np.concatenate([g.ravel() for g in grids[name].values()]).tolist(), abs=1e-6)
-    a, b = (np.concatenate([g.ravel() for g in grids_of(bundle, {**at, "rows": [0]})[n].values()]) for n in ("coarse", "fine"))
+    for side in "ab": assert view(tab, f"[...view.now.{side}]") == pytest.approx(np.concatenate([g.ravel() for g in grids[side].values()]).tolist(), abs=1e-6)
+    a, b = (np.concatenate([g.ravel() for g in grids_of(bundle, {**at, "rows": [0]})[n].values()]) for n in "ab")
     row = view(tab, "view.distances[0]")
     p, q = a / a.sum(), b / b.sum()
     assert row["mse"] == pytest.approx(((a - b) ** 2).mean(), rel=1e-3) and row["kl"] == pytest.approx((p * np.log((p + 1e-6) / (q + 1e-6))).sum(), rel=1e-3)
+
+
+def joined(grids): return np.concatenate([g.ravel() for g in grids.values()]).tolist()
+
+
+def test_a_patch_holds_the_same_area_of_both_models(opened):
+    "A teacher of 2 × 2 and a student of 4 × 4 tokens that look everywhere alike."
+    maps = {"coarse": {0: np.full((2, 4), 1 / 4)}, "fine": {0: np.full((2, 16), 1 / 16)}}
+    bundle = B.bundle_of(["a", "b"], maps, {"p": Image.new("RGB", (64, 64))}, {"coarse": B.square_grids(1, 4), "fine": B.square_grids(1, 16)}, roles={"coarse": "teacher", "fine": "student"})
+    tab = opened(AttentionExplorer(bundle).page())
+    found = view(tab, "view.numbers(view.centre({picture: 0, x: 0.3, y: 0.3}))")
+    assert len(found) == 3 and "difference +0.0 points" in found and all("25" in f for f in found[:2])
+
+
+def test_tags_are_drawn_as_they_are_counted(opened):
+    "A corner of the square around a tag's point is drawn: it is inside of what is counted."
+    tab = opened(AttentionExplorer(known(), {"a": "coarse", "b": "fine", "layersA": [0], "layersB": [0], "rows": [0], "mode": "a", "norm": "row"}).page())
+    grey, corner = (tab.evaluate(PIXEL, [0, 0, x, x]) for x in (0.40, 0.4403))
+    assert view(tab, "view.looks.objects.map(o => o.label)")[1] == "c2" and max(abs(a - b) for a, b in zip(grey, corner, strict=True)) > 15
+
+
+@pytest.mark.parametrize("at", [{"method": "rollout", "layersA": [7], "layersB": [3]}, {"method": "gradient", "layersA": [6], "layersB": [2]}, {"head": 3, "layersA": [6], "layersB": [2]},
+                                {"head": 3, "layersA": [6], "layersB": [0]}, {"method": "rollout"}], ids=str)
+def test_methods_and_heads_are_the_same_in_python_and_in_the_browser(opened, shipped, at):
+    at = {"a": "planning", "b": "student", "rows": [len(shipped.tokens) - 3], "norm": "row", **at}
+    if at.get("method") == "gradient": at["norm"] = "pictures"  # gradients have no unit of their own
+    tab, grids = opened(AttentionExplorer(shipped, at).page()), grids_of(shipped, at)
+    for side in grids:
+        expected = np.array(joined(grids[side]))
+        if at["norm"] == "pictures": expected /= expected.sum()
+        assert view(tab, f"[...view.now.{side}]") == pytest.approx(expected.tolist(), abs=1e-5)
+    words = {"rollout": "rollout", "gradient": "gradient-weighted"}.get(at.get("method"), f"head {at.get('head', 0) + 1}")
+    assert words in AttentionExplorer(shipped, at).summary() and words in view(tab, "view.caption('a')")
+
+
+def test_a_head_and_a_method_change_what_python_shows(shipped):
+    at = {"a": "planning", "b": "student", "layersA": [6], "layersB": [2], "rows": [len(shipped.tokens) - 3]}
+    shown = [joined(grids_of(shipped, {**at, **more})["a"]) for more in ({}, {"head": 3}, {"method": "gradient"})]
+    assert shown[0] != shown[1] != shown[2] != shown[0]
+
+
+@pytest.mark.parametrize("at", [{"a": "student"}, {"a": "planning", "b": "planning", "layersA": [0], "layersB": [6]}], ids=str)
+def test_one_model_may_stand_on_both_sides(opened, shipped, at):
+    explorer = AttentionExplorer(shipped, at)
+    grids = grids_of(shipped, at)
+    assert set(grids) == {"a", "b"} and explorer.picture(60).size[0] > 0 and explorer.summary().count(f"{at['a']}") >= 2
+    tab = opened(explorer.page())
+    for side in grids:
+        expected = np.array(joined(grids[side]))
+        if view(tab, "view.state.norm") == "pictures": expected /= expected.sum()
+        assert view(tab, f"[...view.now.{side}]") == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_layers_that_no_preset_compares_are_not_called_one(opened, shipped):
+    tab = opened(AttentionExplorer(shipped, {"a": "planning", "b": "student", "layersA": [0], "layersB": [0]}).page())
+    assert view(tab, "[view.state.preset, view.state.layersA, view.state.layersB]") == [None, [0], [0]] and tab.inner_text(".dk-layers") == ""
+
+
+def test_a_preset_picks_the_teacher_that_teaches_it(opened, shipped):
+    tab = opened(AttentionExplorer(shipped, {"a": "student", "b": "perception"}).page())
+    tab.click("button[data-value=planning]")
+    assert view(tab, "[view.state.a, view.state.b]") == ["planning", "student"]
+
+
+def test_a_difference_names_the_head_of_each_side(opened, shipped):
+    tab = opened(AttentionExplorer(shipped, {"a": "planning", "b": "student", "head": 3, "layersA": [6], "layersB": [1]}).page())
+    assert "mean of heads" in view(tab, "view.caption('difference')") and "head 4" in view(tab, "view.caption('difference')")
+
+
+def test_places_of_words_count_characters_as_python_does(opened):
+    text = "\U0001f697 stops now"
+    bundle = B.bundle_of(text.split(), {"m": {0: np.full((3, 4), 0.1)}}, {"p": Image.new("RGB", (20, 20))}, answer_from=3)
+    tab = opened(AttentionExplorer(bundle).page())
+    assert tab.evaluate("document.querySelector('.dk-words').textContent") == text
+
+
+def test_grids_of_coprime_widths_meet_at_the_finest_raster():
+    primes = [p for p in range(2, 80) if all(p % q for q in range(2, p))]
+    assert common_sides([B.square_grids(1, p * p) for p in primes], 0) == (96, 96)
+
+
+@pytest.mark.parametrize("wrong", [{"layersA": [99]}, {"head": "x"}, {"head": 99}, {"rows": None}, {"rows": "12"}, {"layersB": [True]}, {"method": "rollout", "layersA": [0]}, {"preset": "planning", "a": "student"}], ids=str)
+def test_a_view_of_what_was_not_recorded_is_one_sentence(shipped, wrong):
+    explorer = AttentionExplorer(shipped)
+    with pytest.raises(B.BundleError): explorer._keep(wrong)
+    assert explorer.view == {} and explorer.summary()
 
 
 def test_grounding_is_mass_area_and_lift(opened):
@@ -340,7 +425,7 @@ def test_a_widget_talks_to_its_kernel(opened, shipped):
     html = P.page("widget", P.front("attention"), shipped.to_bytes(), {}).replace(P._BOOT, """
       fromBase64(document.getElementById("dk-data").textContent).then(bytes => {
         const traits = {data: new DataView(bytes.buffer), options: {asks: true}, view: {preset: "planning"}}, listeners = {}, sent = globalThis.sent = [];
-        const model = globalThis.model = {get: k => traits[k], set: (k, v) => { traits[k] = v; }, save_changes() {}, on: (k, f) => { listeners[k] = f; }, fire: (k, m) => listeners[k](m),
+        const model = globalThis.model = {get: k => traits[k], set: (k, v) => { traits[k] = v; if (listeners["change:" + k]) listeners["change:" + k](); }, save_changes() {}, on: (k, f) => { listeners[k] = f; }, fire: (k, m) => listeners[k](m),
           send: m => { sent.push(m); setTimeout(() => listeners["msg:custom"]({id: m.id, before: {reply: "green", loss: 0.1}, after: {reply: "<b>blue</b>", loss: 0.03}})); }};
         explore(document.getElementById("dk-host"), widgetChannel(model));
       });""")
@@ -352,8 +437,24 @@ def test_a_widget_talks_to_its_kernel(opened, shipped):
     tab.keyboard.press("2")
     out = tab.evaluate("model.get('view')")
     assert out["mode"] == "b" and json.dumps(out) and AttentionExplorer(shipped, out).view == out
-    tab.evaluate("(model.set('view', {mode: 'difference', rows: [5]}), model.fire('change:view'))")
+    tab.evaluate("model.set('view', {mode: 'difference', rows: [5]})")
     assert view(tab, "[view.state.mode, view.state.rows]") == ["difference", [5]]
+    tab.evaluate("model.set('view', {preset: 'reasoning'})")
+    pairs = next(p.pairs for p in shipped.plans if (p.capability, p.teacher) == ("reasoning", "reasoning"))
+    tab.focus(".dk-token[tabindex='0']")
+    for step in (1, 2):  # the kernel's echo of what was sent must not begin again
+        tab.keyboard.press("]")
+        assert view(tab, "[view.state.step, view.state.layersB, view.state.layersA]") == [step, [pairs[step][0]], list(pairs[step][1])]
+    assert f"pair 3 of {len(pairs)}" in tab.inner_text(".dk-layers")
+    tab.evaluate("model.set('view', {head: 0, preset: null})")
+    assert view(tab, "[view.state.head, view.state.preset]") == [0, None]
+    tab.evaluate("model.set('view', {head: null})")
+    assert view(tab, "view.state.head") is None
+    tab.keyboard.press("1"), tab.focus("canvas"), tab.keyboard.press("ArrowRight")
+    for count in (0, 1):  # let go of a patch, and take it again
+        patch = json.dumps(view(tab, "view.state.patch"))
+        tab.evaluate(f"document.querySelector('.dk').view.point({'null' if not count else 'globalThis.patch'}, true), globalThis.patch ??= {patch}")
+        assert tab.eval_on_selector_all(".dk-ablate", "found => found.length") == count
 
 
 @pytest.mark.parametrize("width", [pytest.param(1400, marks=pytest.mark.slow), 820, 390])

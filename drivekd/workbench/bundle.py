@@ -176,7 +176,12 @@ def plans_of(
     taught = [c for c in recipe.capabilities if c.signal.what == "attention"]
     stack, there = stacks or {m.name: m.layers for m in models}, recorded or {m.name: range(m.layers) for m in models}
     plans = (Plan(c.name, t.name, s.name, layer_plan(c.signal, stack[s.name], stack[t.name]), c.signal.region, c.signal.distance) for c in taught for t, s in pairs)
-    return tuple(p for p in plans if all(s in there[p.student] and set(t) <= set(there[p.teacher]) for s, t in p.pairs))
+    return tuple(p for p in plans if _has(p, there))
+
+
+def _has(plan: Plan, there: Mapping[str, Sequence[int]]) -> bool:
+    "Whether all layers that a plan compares are there."
+    return all(s in there.get(plan.student, ()) and set(t) <= set(there.get(plan.teacher, ())) for s, t in plan.pairs)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #e71cb711
 @dataclass(frozen=True, eq=False)
@@ -220,11 +225,13 @@ def _check(b: AttentionBundle) -> None:
     names = [m.name for m in b.models]
     _need(bool(b.tokens) and bool(b.cameras) and bool(b.maps), "a bundle needs tokens, pictures and maps, found one of them empty.")
     _need(len(set(names)) == len(names), f"models need different names, found {names}.")
+    for camera in b.cameras: _need(type(camera.width) is int and type(camera.height) is int and min(camera.width, camera.height) > 0, f"pictures have a width and a height in pixels, found {camera.width!r} × {camera.height!r} for {camera.name!r}.")
     for camera in b.cameras: _need(camera.jpeg[:3] == b"\xff\xd8\xff", f"pictures are stored as JPEG, found other bytes for {camera.name!r}; pass PIL images instead.")
     for token in b.tokens: _need(token.role in ROLES and 0 <= token.start <= token.end <= len(_text(b, token.role)), f"tokens point into their question or answer, found {token}.")
     for thing in b.objects: _check_object(thing, len(b.cameras))
     for model in b.models: _need(bool((model.geometry.picture >= 0).all() and (model.geometry.picture < len(b.cameras)).all()), f"vision tokens of {model.name!r} point to pictures that the bundle lacks.")
     for m in b.maps: _check_map(m, {m.name: m for m in b.models}, len(b.tokens))
+    for plan in b.plans: _check_plan(plan, {m.name: m for m in b.models})
 
 
 def _text(b: AttentionBundle, role: str) -> str: return {"question": b.question, "answer": b.answer}.get(role, "")
@@ -233,6 +240,13 @@ def _text(b: AttentionBundle, role: str) -> str: return {"question": b.question,
 def _check_object(thing: SceneObject, pictures: int) -> None:
     numbers = (*(thing.point or ()), *(thing.box or ()))
     _need(0 <= thing.picture < pictures and bool(numbers) and all(0 <= x <= 1 for x in numbers), f"objects have a point or a box in fractions of an existing picture, found {thing}.")
+
+
+def _check_plan(plan: Plan, models: Mapping[str, Model]) -> None:
+    "A plan compares layers that its models have."
+    _need({plan.teacher, plan.student} <= set(models), f"plans compare models of the bundle, found {plan.teacher!r} and {plan.student!r}.")
+    _need(bool(plan.pairs) and plan.region in ("text_to_vision", "full") and plan.distance in ("mse", "cosine"), f"a plan has pairs of layers, a region and a distance, found {plan}.")
+    _need(all(0 <= s < models[plan.student].layers and t and all(0 <= l < models[plan.teacher].layers for l in t) for s, t in plan.pairs), f"plans name layers that their models have, found {plan.pairs}.")
 
 
 def _check_map(m: Map, models: Mapping[str, Model], tokens: int) -> None:
@@ -405,10 +419,11 @@ def pick(
     new = {old: i for i, old in enumerate(range(len(b.tokens)) if rows is None else rows)}
     kept = tuple(m for m in b.models if layers is None or m.name in layers)
     names = {m.name for m in kept}
-    maps = (_part(m, layers and layers[m.model], new) for m in b.maps if m.model in names and m.method in methods and (heads or m.head is None))
-    plans = tuple(p for p in b.plans if {p.teacher, p.student} <= names)
+    cut = (_part(m, layers and layers[m.model], new) for m in b.maps if m.model in names and m.method in methods and (heads or m.head is None))
+    maps = tuple(m for m in cut if m.layers and m.rows)
+    there = {m.model: m.layers for m in maps if m.method == "attention" and m.head is None}
     cameras = tuple(c if jpeg_width is None else as_camera(c.name, as_image(c), jpeg_width, 70) for c in b.cameras)
-    return replace(b, tokens=tuple(b.tokens[i] for i in new), models=kept, maps=tuple(m for m in maps if m.layers and m.rows), plans=plans, cameras=cameras)
+    return replace(b, tokens=tuple(b.tokens[i] for i in new), models=kept, maps=maps, plans=tuple(p for p in b.plans if _has(p, there)), cameras=cameras)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #a8538d6a
 def as_camera(

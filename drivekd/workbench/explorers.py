@@ -10,12 +10,14 @@ __all__ = ['CHOICES', 'SWITCHES', 'common_sides', 'on_canvas', 'checked_view', '
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from math import lcm
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from .bundle import AttentionBundle, BundleError, Geometry, as_image, pick, read
+from .bundle import AttentionBundle, BundleError, Geometry, Plan, as_image, pick, read
 from .figures import attention_shares, six_cameras, teacher_student
 from .live import PAGE_LIMIT, STATIC_LIMIT, live_widget, present, save_page, small_enough
 from .pages import Static, front, page
@@ -29,8 +31,9 @@ def common_sides(
     "The raster of a picture on which the tokens of all models lie."
     def side(axis: int) -> int:
         own = [g.boxes[(g.picture == picture) & ~g.overview & (g.boxes[:, 2:] > g.boxes[:, :2]).all(1)] for g in geometries]
-        counts = {round(float(x)) for boxes in own for x in 1 / (boxes[:, 2 + axis] - boxes[:, axis])}
-        return min(finest, int(np.lcm.reduce(list(counts or {1}))))
+        cells = 1
+        for count in {round(float(x)) for boxes in own for x in 1 / (boxes[:, 2 + axis] - boxes[:, axis])}: cells = min(finest + 1, lcm(cells, count))  # many coprime widths have no end
+        return min(finest, cells)
     return side(1), side(0)
 
 
@@ -54,6 +57,46 @@ def on_canvas(
         rasters.append(_overlap(top, bottom, rows).T @ (values[own, None] * _overlap(left, right, columns)))
     return rasters
 
+# %% ../../nbs/api/workbench/04_explorers.ipynb #8e68e6bb
+class _Side(NamedTuple):
+    "What one side of a view shows."
+    model: str
+    layers: tuple[int, ...]
+    method: str
+    head: int | None  # None: mean over heads
+
+
+def _recorded(bundle: AttentionBundle, name: str, method: str, head: int | None = None) -> tuple[int, ...]:
+    return next((m.layers for m in bundle.maps if (m.model, m.method, m.head) == (name, method, head)), ())
+
+
+def _plan(bundle: AttentionBundle, view: Mapping) -> Plan | None:
+    "What the loss compares: named by the preset, or what the question is about where the view names no models."
+    wanted = view.get("preset") or (None if view.get("a") or view.get("b") else bundle.source.get("capability"))
+    teacher = view.get("a") or next((m.name for m in bundle.models if m.capability == wanted), None)
+    plans = [p for p in bundle.plans if p.capability == wanted]
+    return min(plans, key=lambda p: (p.teacher != teacher, p.student != view.get("b")), default=None)
+
+
+def _names(bundle: AttentionBundle, view: Mapping) -> tuple[str, str | None]:
+    "Models of a view without a plan: a teacher, if there is one, and a student."
+    teachers, students = [m.name for m in bundle.models if m.role != "student"], [m.name for m in bundle.models if m.role == "student"]
+    first = (teachers or students)[0]
+    return view.get("a") or first, view.get("b") or next((n for n in (*students, *teachers) if n != first), None)
+
+
+def _sides(bundle: AttentionBundle, view: Mapping) -> dict[str, _Side]:
+    "The first and the second side, as far as the bundle has them by this method."
+    plan, method, found = _plan(bundle, view), view.get("method") or "attention", {}
+    names, taught = ((plan.teacher, plan.student), (plan.pairs[0][1], plan.pairs[0][:1])) if plan else (_names(bundle, view), ((), ()))
+    for side, name, planned in zip("ab", names, taught, strict=True):
+        there = _recorded(bundle, name, method)
+        if not there: continue
+        layers = tuple(view.get(f"layers{side.upper()}") or (planned if planned and set(planned) <= set(there) else there[-1:]))
+        head = view.get("head") if method == "attention" and set(layers) <= set(_recorded(bundle, name, method, view.get("head"))) else None
+        found[side] = _Side(name, layers, method, head)
+    return found
+
 # %% ../../nbs/api/workbench/04_explorers.ipynb #2b286106
 CHOICES = {"mode": ("a", "b", "difference", "all"), "method": ("attention", "rollout", "gradient"), "layout": ("panorama", "top-down"), "colours": ("viridis", "cividis"),
            "norm": ("pictures", "row")}
@@ -70,23 +113,26 @@ def checked_view(
     for key, value in view.items():
         if key in allowed and value not in allowed[key]: raise BundleError(f"`{key}` of a view is one of {', '.join(map(repr, allowed[key]))}, found {value!r}.")
         if key not in (*allowed, "rows", "layersA", "layersB", "head"): raise BundleError(f"a view has no {key!r}; it has {', '.join((*allowed, 'rows', 'layersA', 'layersB', 'head'))}.")
-    wrong = [r for r in view.get("rows", ()) if not (isinstance(r, int) and 0 <= r < len(bundle.tokens))]
-    if wrong: raise BundleError(f"rows of a view are places of the {len(bundle.tokens)} tokens, found {wrong[:5]}.")
+    _check_numbers("rows", view.get("rows", []), range(len(bundle.tokens)))
+    _check_numbers("head", [view["head"]] if view.get("head") is not None else [], sorted({m.head for m in bundle.maps if m.head is not None}))
+    method, sides = view.get("method", "attention"), _sides(bundle, {k: v for k, v in view.items() if not k.startswith("layers")})
+    for side in "ab":
+        if f"layers{side.upper()}" in view: _check_numbers(f"layers{side.upper()}", view[f"layers{side.upper()}"], _recorded(bundle, sides[side].model, method) if side in sides else range(max(m.layers for m in bundle.models)))
+    if view.get("preset") and not any(_fits(p, view) for p in bundle.plans): raise BundleError(f"preset {view['preset']!r} compares no {view.get('a')!r} with {view.get('b')!r}; leave out the preset or the models.")
     return dict(view)
 
+
+def _check_numbers(key: str, found: object, there: Sequence[int]) -> None:
+    "A view names places that the bundle has."
+    if not (isinstance(found, (list, tuple)) and all(type(x) is int and x in there for x in found)):
+        listed = f"{there[0]} to {there[-1]}" if isinstance(there, range) else ", ".join(map(str, there)) or "none"
+        raise BundleError(f"`{key}` of a view are numbers, counted from 0, that the bundle has ({listed}), found {str(found)[:60]}.")
+
+
+def _fits(plan: Plan, view: Mapping) -> bool:
+    return plan.capability == view["preset"] and view.get("a") in (None, plan.teacher) and view.get("b") in (None, plan.student)
+
 # %% ../../nbs/api/workbench/04_explorers.ipynb #73fe12c3
-def _sides(bundle: AttentionBundle, view: Mapping) -> dict[str, tuple[str, tuple[int, ...]]]:
-    "Model and layers of the first and the second side."
-    wanted = view.get("preset") or (None if "a" in view or "layersA" in view else bundle.source.get("capability"))
-    plans = [p for p in bundle.plans if p.capability == wanted]
-    taught = {m.name: m.capability for m in bundle.models}
-    own = [p for p in plans if taught[p.teacher] == wanted] or plans
-    if own and not view.get("layersA"): return {"a": (own[0].teacher, own[0].pairs[0][1]), "b": (own[0].student, (own[0].pairs[0][0],))}
-    names = [view.get("a") or bundle.models[0].name, view.get("b") or next((m.name for m in bundle.models if m.role == "student"), None)]
-    given = [view.get("layersA"), view.get("layersB")]
-    return {side: (name, tuple(layers or (bundle.find(name).layers[-1],))) for side, name, layers in zip("ab", names, given, strict=True) if name}
-
-
 def _rows(bundle: AttentionBundle, view: Mapping) -> list[int]:
     "The tokens of a view: those named, or the one at which the answer begins."
     return list(view.get("rows") or [next((i for i, t in enumerate(bundle.tokens) if t.role != "question"), 0)])
@@ -95,21 +141,33 @@ def _rows(bundle: AttentionBundle, view: Mapping) -> list[int]:
 def grids_of(
     bundle: AttentionBundle,
     view: Mapping | None = None,
-) -> dict[str, dict[str, np.ndarray]]:  # model → camera → mass per cell, on one raster for all models
-    "The maps of a view, mean over its tokens and layers."
+) -> dict[str, dict[str, np.ndarray]]:  # side ("a", "b") → camera → mass per cell, on one raster for both models
+    "The maps of a view, mean over its layers and over those of its tokens that were recorded; a side without any is left out."
     view = view or {}
     sides, geometry = _sides(bundle, view), {m.name: m.geometry for m in bundle.models}
-    rasters = [common_sides([geometry[name] for name, _ in sides.values()], p) for p in range(len(bundle.cameras))]
-    grids = {}
-    for name, layers in sides.values():
-        values = np.mean([bundle.values(name, layer)[[bundle.find(name).rows.index(r) for r in _rows(bundle, view)]] for layer in layers], (0, 1))
-        grids[name] = dict(zip((c.name for c in bundle.cameras), on_canvas(values, geometry[name], rasters), strict=True))
-    return grids
+    rasters = [common_sides([geometry[s.model] for s in sides.values()], p) for p in range(len(bundle.cameras))]
+    values = {side: _mean(bundle, look, _rows(bundle, view)) for side, look in sides.items()}
+    names = [c.name for c in bundle.cameras]
+    return {side: dict(zip(names, on_canvas(v, geometry[sides[side].model], rasters), strict=True)) for side, v in values.items() if v is not None}
+
+
+def _mean(bundle: AttentionBundle, look: _Side, rows: Sequence[int]) -> np.ndarray | None:
+    "Attention of some tokens to each vision token [v]."
+    there = bundle.find(look.model, look.method, look.head).rows
+    known = [there.index(r) for r in rows if r in there]
+    return np.mean([bundle.values(look.model, layer, look.method, look.head)[known] for layer in look.layers], (0, 1)) if known else None
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #9bb617a3
 def _title(bundle: AttentionBundle, name: str) -> str:
     role = next(m.role for m in bundle.models if m.name == name)
     return name if role in name or role == "model" else f"{name} {role}"
+
+
+def _caption(bundle: AttentionBundle, look: _Side) -> str:
+    "Whose maps these are, of which layers, by which method."
+    where = "all layers" if look.method == "rollout" else f"layer {', '.join(str(l + 1) for l in look.layers)}"
+    how = {"attention": "", "rollout": ", rollout", "gradient": ", gradient-weighted"}[look.method]
+    return f"{_title(bundle, look.model)}, {where}" + (f", head {look.head + 1}" if look.head is not None else "") + how
 
 
 def _tokens_named(bundle: AttentionBundle, rows: Sequence[int]) -> str:
@@ -123,11 +181,11 @@ def summary_of(
     view: Mapping | None = None,
 ) -> str:
     "What a view shows, in sentences."
-    view, parts = view or {}, []
-    for (name, layers), grids in zip(_sides(bundle, view).values(), grids_of(bundle, view).values(), strict=True):
-        shares = attention_shares(grids)
+    view, parts, grids = view or {}, [], grids_of(bundle, view)
+    for side, look in _sides(bundle, view).items():
+        shares = attention_shares(grids[side]) if side in grids else {}
         order = sorted(shares, key=lambda c: -shares[c].sum())
-        parts.append(f"{_title(bundle, name)}, layer {', '.join(str(l + 1) for l in layers)}: " + ", ".join(f"{shares[c].sum():.0%} on {c}" for c in order[:3]))
+        parts.append(f"{_caption(bundle, look)}: " + (", ".join(f"{shares[c].sum():.0%} on {c}" for c in order[:3]) or "not recorded"))
     return (f"Attention {_tokens_named(bundle, _rows(bundle, view))}, as shares of what is on the pictures. " + "; ".join(parts)
             + f". Question: {bundle.question[:200]} Answer: {bundle.answer[:200]}")
 
@@ -138,8 +196,9 @@ def picture_of(
     pane_width: int = 220,  # pixels
 ) -> Image.Image:
     "A view as a picture: one model, or two and their difference."
-    grids, photos = grids_of(bundle, view), {c.name: as_image(c) for c in bundle.cameras}
-    at, titles = _tokens_named(bundle, _rows(bundle, view or {})), {n: _title(bundle, n) for n in grids}
+    grids, photos, sides = grids_of(bundle, view), {c.name: as_image(c) for c in bundle.cameras}, _sides(bundle, view or {})
+    if not grids: raise BundleError("the bundle has no map of these tokens by this method; record them, or choose others.")
+    at, titles = _tokens_named(bundle, _rows(bundle, view or {})), {side: _caption(bundle, sides[side]) for side in grids}
     marks = {c.name: [(*o.point, o.label) for o in bundle.objects if o.picture == i and o.point] for i, c in enumerate(bundle.cameras)}
     first, *others = grids
     if not others: return six_cameras(photos, grids[first], f"{titles[first]}, {at}", tags=marks, pane_width=pane_width)
@@ -191,9 +250,15 @@ def static(
     less = pick(self.bundle, rows, layers, methods, heads, jpeg_width)
     new = {old: i for i, old in enumerate(range(len(self.bundle.tokens)) if rows is None else rows)}
     view = {**self.view, "rows": [new[r] for r in _rows(self.bundle, self.view) if r in new] or [0]}
-    small = AttentionExplorer(less, view)
-    shown = Static(small.page(), self.summary(), ImageOps.contain(small.picture(150), (470, 3000)), height)
+    small = AttentionExplorer(less, _left(less, view))
+    shown = Static(small.page(), small.summary(), ImageOps.contain(small.picture(150), (470, 3000)), height)
     return small_enough(shown, limit, "keep fewer rows or layers, or write a page with `to_html`")
+
+
+def _left(less: AttentionBundle, view: Mapping) -> dict:
+    "What of a view a smaller bundle can still show: all of it, or its tokens."
+    try: return checked_view(less, view)
+    except BundleError: return {k: v for k, v in view.items() if k in ("rows", "mode", "layout", "colours", "norm", *SWITCHES)}
 
 
 AttentionExplorer.static = static

@@ -10,7 +10,7 @@ import base64
 import gzip
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -26,13 +26,47 @@ def source(
     return files("drivekd.workbench").joinpath("front", f"{name}.js").read_text(encoding="utf-8")
 
 
+_LITERAL = re.compile(r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|(?:(?<=[(,=:!&|?;])|(?<=[(,=:!&|?;] ))/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*""", re.S)
+
+
+def _after_template(script: str, at: int) -> int:
+    "Place behind a template string that begins at `at`; those inside its `${…}` belong to it."
+    at, depth = at + 1, 0
+    while depth or script[at] != "`":
+        if not depth and script.startswith("${", at): depth, at = 1, at + 2
+        elif depth and script[at] == "`": at = _after_template(script, at)
+        elif depth and (found := _LITERAL.match(script, at)): at = found.end()
+        else:
+            depth += (script[at] == "{") - (script[at] == "}") if depth else 0
+            at += 2 if script[at] == "\\" else 1
+    return at + 1
+
+
+def _pieces(script: str) -> Iterator[tuple[bool, str]]:
+    "Code (True), and what stands in it as text, expression or comment (False)."
+    at = start = 0
+    while at < len(script):
+        found = _LITERAL.match(script, at)
+        end = _after_template(script, at) if script[at] == "`" else found.end() if found else at
+        if end > at:
+            yield True, script[start:at]
+            yield False, script[at:end]
+            start = end
+        at = max(end, at + 1)
+    yield True, script[start:]
+
+
+def _closer(code: str) -> str:
+    "Code without indentation and without spaces around operators; `a - -b` keeps its own."
+    return re.sub(r"\s*\n\s*", "\n", re.sub(r" ([-+*/]) (?![-+*/])", r"\1", re.sub(r" *(=>|[=!]==|&&|\|\||\?\?|[<>+*/-]=|[<>=?:,;{}()]) *(?!\n)", r"\1", code)))
+
+
 def lean(
-    script: str,  # JavaScript whose `//` and `/** */` comments stand on lines of their own or after two spaces
+    script: str,  # JavaScript
 ) -> str:
-    "The same script without comments, indentation, and spaces around operators that stand in no text."
-    script = re.sub(r"^\s*/\*\*.*?\*/\s*$", "", script, flags=re.M | re.S)
-    lines = (re.sub(r" (=>|===|!==|&&|\|\||\?\?|[<>+]=) ", r"\1", re.sub(r"(^|\s\s)//\s.*$", "", line).strip()) for line in script.splitlines())
-    return "\n".join(line for line in lines if line)
+    "The same script without comments, indentation and spaces around operators; texts stay as they are."
+    pieces = (_closer(piece) if code else "" if piece[:2] in ("//", "/*") else piece for code, piece in _pieces(script))
+    return re.sub(r"^\n+", "", "".join(pieces))
 
 # %% ../../nbs/api/workbench/03_pages.ipynb #a3ee9d18
 _WIDGET = 'export default {render({model, el: host}) { explore(host, widgetChannel(model)).catch(problem => { host.textContent = String(problem); }); }};'

@@ -149,7 +149,7 @@ function rectangles(cells, [nx, ny]) {
   return ([l, t, r, b]) => upTo(r, b) - upTo(l, b) - upTo(r, t) + upTo(l, t);
 }
 
-const RADIUS = 0.06;  // of a tag's disc, in fractions; drawn as it is counted
+const RADIUS = 0.06;  // half a side of a tag's box, in fractions; drawn as it is counted
 const boxOf = o => o.box || [o.point[0] - RADIUS, o.point[1] - RADIUS, o.point[0] + RADIUS, o.point[1] + RADIUS].map(x => Math.min(1, Math.max(0, x)));
 
 /** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less. */
@@ -206,7 +206,7 @@ class AttentionView {
     const wanted = this.looks.plans.find(p => p.capability === this.looks.source.capability && p.teacher === this.state.a && p.student === this.state.b);
     if (wanted) this.applyPreset(wanted.capability, false);
     this.accept(channel.get());
-    channel.on(() => { this.accept(channel.get()); this.renew(); });
+    channel.on(() => { if (JSON.stringify(channel.get()) !== this.told) { this.accept(channel.get()); this.renew(); } });
   }
   async start() {
     this.pictures = await Promise.all(this.looks.cameras.map(async c => {
@@ -220,15 +220,19 @@ class AttentionView {
     Object.assign(this.box.root, {view: this}).dataset.ready = "true";  // for the console, and for tests
     return this;
   }
-  /** State from outside; Python has checked it against the bundle. */
+  /** State from outside; Python has checked it against the bundle. What is absent stays, except the layers of other models. */
   accept(given) {
-    const s = this.state;
-    for (const side of ["a", "b"]) if (this.looks.model(given[side])) { s[side] = given[side]; s["layers" + side.toUpperCase()] = [this.recorded(side).at(-1)]; }
-    if (given.preset) this.applyPreset(given.preset, false);
-    for (const key of KEPT) if (given[key] != null && !["a", "b", "preset"].includes(key)) s[key] = given[key];
+    const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]], last = side => this.recorded(side).slice(-1);
+    for (const [side] of sides) if (this.looks.model(given[side])) s[side] = given[side];
     if (!s.b) s.mode = "a";
+    if (given.preset) this.applyPreset(given.preset, false, given.a);
+    for (const key of KEPT) if (given[key] !== undefined && !["a", "b"].includes(key)) s[key] = given[key];
+    for (const [side, key] of sides) if (s[side] && !given[key] && (!given.preset && (given.a || given.b) || !s[key].every(l => this.recorded(side).includes(l)))) s[key] = last(side);
+    const plan = s.method === "attention" && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
+    s.step = plan ? plan.pairs.findIndex(([student, teachers]) => JSON.stringify([[student], teachers]) === shown) : -1;
+    if (s.step < 0) Object.assign(s, {preset: null, step: 0});
   }
-  tell() { this.channel.set(Object.fromEntries(KEPT.map(key => [key, this.state[key]]))); }
+  tell() { const view = Object.fromEntries(KEPT.map(key => [key, this.state[key]])); this.told = JSON.stringify(view); this.channel.set(view); }
 
   // --- what there is
 
@@ -264,11 +268,11 @@ class AttentionView {
   // --- changes
 
   change(patch, keepPreset = false) { Object.assign(this.state, patch); if (!keepPreset) this.state.preset = null; this.renew(); this.tell(); }
-  applyPreset(capability, tell = true) {
+  applyPreset(capability, tell = true, first = null) {
     const plans = this.looks.plans.filter(p => p.capability === capability);
     if (!plans.length) return;
     const teacher = this.looks.models.find(m => m.capability === capability && plans.some(p => p.teacher === m.name)), s = this.state;
-    const plan = plans.find(p => p.teacher === (teacher ? teacher.name : s.a) && p.student === s.b) || plans.find(p => p.student === s.b) || plans[0];
+    const wanted = first || (teacher ? teacher.name : s.a), plan = plans.find(p => p.teacher === wanted && p.student === s.b) || plans.find(p => p.teacher === wanted) || plans.find(p => p.student === s.b) || plans[0];
     Object.assign(s, {preset: capability, a: plan.teacher, b: plan.student, method: "attention", head: null, norm: "row", step: 0});
     this.takeStep();
     if (tell) { this.renew(); this.tell(); }
@@ -286,7 +290,7 @@ class AttentionView {
   }
   method(name) {
     const s = this.state; s.method = name;
-    const near = (side, layers) => { const there = this.recorded(side); return layers.every(l => there.includes(l)) ? layers : [there.reduce((best, l) => Math.abs(l - layers[0]) < Math.abs(best - layers[0]) ? l : best, there[0])]; };
+    const near = (side, layers) => { const there = this.recorded(side); return !there.length || layers.every(l => there.includes(l)) ? layers : [there.reduce((best, l) => Math.abs(l - layers[0]) < Math.abs(best - layers[0]) ? l : best, there[0])]; };
     this.change({layersA: near("a", s.layersA), layersB: s.b ? near("b", s.layersB) : [], head: null});
   }
   models(side, name) {
@@ -346,15 +350,16 @@ class AttentionView {
     this.chips = [];
     for (const role of ["question", "answer"]) {
       const list = el("div", {class: "dk-words", role: "listbox", "aria-multiselectable": "true", "aria-label": `tokens of the ${role}`});
+      const letters = [...texts[role]];  // places count characters, where a string's count halves of rare ones
       let at = 0;
       L.tokens.forEach((token, i) => {
         if (token.role !== role && !(role === "answer" && token.role === "prompt")) return;
         const chip = el("span", {class: "dk-token", role: "option", tabindex: -1, "data-row": i, dir: "auto"}, token.role === "prompt" ? "\u25b8" : token.text.replace(/\n/g, "\u21b5") || "\u2205");
         if (token.role === "prompt") chip.title = "the last token before the answer: here the model decides how to begin";
-        else { list.append(texts[role].slice(at, token.start)); at = Math.max(at, token.end); }
+        else { list.append(letters.slice(at, token.start).join("")); at = Math.max(at, token.end); }
         this.chips[i] = chip; list.append(chip);
       });
-      list.append(texts[role].slice(at));
+      list.append(letters.slice(at).join(""));
       lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
     }
     this.replies = el("div", {class: "dk-replies"});
@@ -397,7 +402,7 @@ class AttentionView {
     for (const key of ["method", "norm", "layout", "colours", "part", "shade"]) u[key].select.value = s[key];
     u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
     const plan = this.plan();
-    this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map" : "text to vision"}, ${plan.distance}` : "";
+    this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map (shown: its columns of pictures)" : "text to vision"}, ${plan.distance}` : "";
     this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5").replace(/(.{110}).+/, "$1\u2026")))));
     this.lut = colours(s.colours); this.diverging = colours("difference");
     const what = JSON.stringify([this.side("a"), s.b && this.side("b"), s.sinks, s.part]);
@@ -487,8 +492,8 @@ class AttentionView {
     this.drawBar(pen, ink);
   }
   caption(what) {
-    const s = this.state, name = side => { const {model, head, layers, method} = this.side(side); return `${this.title(this.looks.model(model))}, ` + (method === "rollout" ? "all layers" : `layer ${layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1}`) + (head != null ? `, head ${head + 1}` : "") + (method === "attention" ? "" : `, ${method === "gradient" ? "gradient-weighted" : method}`); };
-    return what === "difference" ? `${this.who("b")} minus ${this.who("a")}` : name(what);
+    const s = this.state, heads = head => head == null ? "mean of heads" : `head ${head + 1}`, of = side => this.who(side) + (s.head != null ? ` (${heads(this.side(side).head)})` : ""), name = side => { const {model, head, layers, method} = this.side(side); return `${this.title(this.looks.model(model))}, ` + (method === "rollout" ? "all layers" : `layer ${layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1}`) + (s.head != null ? ", " + heads(head) : "") + (method === "attention" ? "" : `, ${method === "gradient" ? "gradient-weighted" : method}`); };
+    return what === "difference" ? `${of("b")} minus ${of("a")}` : name(what);
   }
   drawLabel(pen, name, note, x, y, box) {
     const size = box.w < 150 ? 9 : 11, text = `${box.w < 200 ? name.replace("CAM_", "").replace("_", " ") : name}  ${note}`;
@@ -499,7 +504,7 @@ class AttentionView {
   drawObjects(pen, picture, x, y, box) {
     for (const o of this.looks.objects) if (o.picture === picture) {
       const [l, t, r, b] = boxOf(o), name = o.label;
-      const lines = () => { pen.beginPath(); if (o.box) pen.rect(x + l * box.w, y + t * box.h, (r - l) * box.w, (b - t) * box.h); else pen.ellipse(x + o.point[0] * box.w, y + o.point[1] * box.h, RADIUS * box.w, RADIUS * box.h, 0, 0, 7); pen.stroke(); };
+      const lines = () => { pen.strokeRect(x + l * box.w, y + t * box.h, (r - l) * box.w, (b - t) * box.h); };
       pen.strokeStyle = "rgba(0,0,0,.75)"; pen.lineWidth = 3; lines(); pen.strokeStyle = "#fff"; pen.lineWidth = 1.2; lines();
       if (box.w < 200) continue;
       pen.font = "10px " + FONT;
@@ -609,15 +614,15 @@ class AttentionView {
     if (this.hover.row == null && !this.hover.patch) this.box.say(text);
   }
   numbers(patch) {
-    const out = {}, rows = this.rows();
-    for (const w of ["a", "b"]) { const token = this.state[w] && this.tokenAt(w, patch), values = token != null && this.masses(w, rows); if (values) out[w] = values[token]; }
+    const out = {}, {picture, x, y, w: wide, h} = patch;  // both models over one rectangle: their tokens differ in area
+    for (const w of ["a", "b"]) if (this.now[w]) out[w] = this.tables(this.now[w])[picture]([x - wide / 2, y - h / 2, x + wide / 2, y + h / 2]);
     const text = Object.entries(out).map(([w, x]) => `${this.who(w)} ${percent(x, 2)}`);
     return out.a != null && out.b != null ? [...text, `difference ${signed(out.b - out.a)} points`] : text;
   }
   showAblation(patch) {
-    if (!this.channel.ask || !patch) { if (!patch) this.ablation.replaceChildren(); return; }
-    const model = this.state.mode === "b" ? this.state.b : this.state.a, token = this.tokenAt(this.state.mode === "b" ? "b" : "a", patch), m = this.looks.model(model);
-    const key = [model, token].join(); if (this.ablationKey === key) return; this.ablationKey = key;
+    const side = this.state.mode === "b" ? "b" : "a", model = this.state[side], m = this.looks.model(model), token = patch && this.channel.ask ? this.tokenAt(side, patch) : null;
+    const key = token == null ? null : [model, token].join(); if (this.ablationKey === key) return; this.ablationKey = key;
+    if (key == null) { this.ablation.replaceChildren(); return; }
     const result = el("p", {class: "dk-result", "aria-live": "polite"});
     const ask = async () => {
       result.textContent = "asking\u2026";
@@ -671,6 +676,7 @@ class AttentionView {
     on(this.canvas, "keydown", e => {
       const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key];
       if (move && !e.altKey && !e.ctrlKey && !e.metaKey) { this.step(...move); e.preventDefault(); e.stopPropagation(); }
+      if (e.key === "Enter" && this.hover.patch) this.point(this.hover.patch, true);
     });
     on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
     on(this.ui.words, "pointerleave", () => this.peek(null));
