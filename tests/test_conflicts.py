@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from drivekd.distill.agp import agp_weights, conflict_weights
 from drivekd.distill.step import block_of
-from drivekd.workbench.conflict_explorer import ConflictExplorer
+from drivekd.workbench.conflict_explorer import ConflictExplorer, conflict_summary
 from drivekd.workbench.conflicts import STEPS, block_cosines, by_method, conflict_record, descents, moves, plane
 
 TERMS = ("ce", "perception", "reasoning", "planning")
@@ -204,3 +204,10 @@ def test_a_record_opens_at_the_step_and_pair_that_were_asked_for(record):
 def test_an_executed_notebook_keeps_a_picture_and_a_summary(record):
     shown = ConflictExplorer(record, FEW).static()._repr_html_()
     assert 'sandbox="allow-scripts"' in shown and "37 steps" in shown and "<script" not in shown and "<img" in shown
+
+
+def test_a_flat_method_gives_way_to_ce_in_its_only_stage():
+    flat = next(r for r in (row(seed, method="flat_pcgrad")[0] for seed in range(50)) if any(r["fired_stage2"][i][r["merged"].index("ce")] for i in range(4)))
+    given = {n for i, n in enumerate(flat["merged"]) if n != "ce" and flat["fired_stage2"][i][flat["merged"].index("ce")]}
+    said = conflict_summary({"recorded": 1, "terms": TERMS, "steps": [flat]})
+    assert given and all(f"{n} gave way to CE in {int(n in given)} of 1 steps" in said for n in TERMS[1:])

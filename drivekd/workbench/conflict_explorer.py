@@ -18,10 +18,16 @@ from .live import live_widget, present, save_page
 from .pages import Static, front, page
 
 # %% ../../nbs/api/workbench/05a_conflict_explorer.ipynb #95f5bc57
+def _gave_way(step: Mapping, name: str) -> bool:
+    "Whether a capability lost its part against CE; a flat method has CE among the gradients that it projects."
+    at = step["merged"].index(name)
+    return bool(step["fired_stage2"][at][step["merged"].index("ce")] if "ce" in step["merged"] else step["fired_stage1"][at])
+
+
 def conflict_summary(record: Mapping) -> str:
     "What a record says, in sentences."
     steps, names = record["steps"], [t for t in record["terms"] if t != "ce"]
-    fired = {n: [bool(s["fired_stage1"][s["merged"].index(n)]) for s in steps if n in s["merged"]] for n in names}
+    fired = {n: [_gave_way(s, n) for s in steps if n in s["merged"]] for n in names}
     parts = [f"{n} gave way to CE in {sum(f)} of {len(f)} steps" for n, f in fired.items() if f]
     second = sum(any(map(any, s["fired_stage2"])) for s in steps)
     return f"Gradient conflicts of {record['recorded']} steps, {len(steps)} of them shown. Stage 1: {'; '.join(parts)}. Stage 2 projected in {second} of {len(steps)} steps."
@@ -75,7 +81,7 @@ class ConflictExplorer:
 
     def page(self) -> str:
         "The explorer as the text of one HTML file."
-        return page("Gradient conflicts", front("conflicts"), json.dumps(self.record).encode(), {"view": self.view}, self.summary())
+        return page("Gradient conflicts", front("conflicts"), json.dumps(self.record, allow_nan=False).encode(), {"view": self.view}, self.summary())
 
     def to_html(self, path: str | Path) -> Path:
         "Write one file that works offline."
@@ -102,7 +108,7 @@ ConflictExplorer.static = static
 # %% ../../nbs/api/workbench/05a_conflict_explorer.ipynb #edb279da
 def widget(self: ConflictExplorer):
     "The live widget of a Jupyter kernel; the same one every time."
-    if self._widget is None: self._widget = live_widget(front("conflicts"), json.dumps(self.record).encode(), self.view, self._keep)
+    if self._widget is None: self._widget = live_widget(front("conflicts"), json.dumps(self.record, allow_nan=False).encode(), self.view, self._keep)
     return self._widget
 
 
