@@ -104,12 +104,12 @@ function conflictView(box, record, channel) {
 
   const index = (s, name) => s.terms.indexOf(name), inMerged = (s, name) => s.merged.indexOf(name);
   const entry = (s, matrixName, place) => { const [i, j] = state.pair.map((n) => place(s, n)); return s[matrixName] && i >= 0 && j >= 0 ? s[matrixName][i][j] : null; };
-  const anchored = () => state.pair.includes("ce");
-  const before = (s) => anchored() ? entry(s, "cosines", index) : entry(s, "cosines_merged", inMerged);
-  const after = (s) => anchored() ? entry(s, "cosines_stage1", index) : entry(s, "cosines_stage2", inMerged);
+  const anchored = (s) => state.pair.includes("ce") && inMerged(s, "ce") < 0;  // a flat method has CE among the gradients that it projects
+  const before = (s) => anchored(s) ? entry(s, "cosines", index) : entry(s, "cosines_merged", inMerged);
+  const after = (s) => anchored(s) ? entry(s, "cosines_stage1", index) : entry(s, "cosines_stage2", inMerged);
   const fired = (s) => {
     const [i, j] = state.pair.map((n) => inMerged(s, n));
-    return anchored() ? !!s.fired_stage1[Math.max(i, j)] : i >= 0 && j >= 0 && (s.fired_stage2[i][j] || s.fired_stage2[j][i]);
+    return anchored(s) ? !!s.fired_stage1[Math.max(i, j)] : i >= 0 && j >= 0 && (s.fired_stage2[i][j] || s.fired_stage2[j][i]);
   };
   const numbers = steps.map((s) => s.step), low = numbers[0], high = numbers[numbers.length - 1] || 1;
   const gaps = numbers.slice(1).map((n, i) => n - numbers[i]).sort((a, b) => a - b), limit = 1.5 * (gaps[gaps.length >> 1] || 1);
@@ -200,7 +200,7 @@ function conflictView(box, record, channel) {
     frame = requestAnimationFrame(tick);
   }
   function choosePairMove() {
-    const names = state.pair.filter((n) => n !== "ce"), found = steps[state.at].moves.findIndex((m) => anchored() ? m.stage === 1 && m.who === names[0] : m.stage === 2 && names.every((n) => [m.who, m.against].includes(`ce + ${n}`)));
+    const names = state.pair.filter((n) => n !== "ce"), found = steps[state.at].moves.findIndex((m) => anchored(steps[state.at]) ? m.stage === 1 && m.who === names[0] : m.stage === 2 && names.every((n) => [m.who, m.against].includes(`ce + ${n}`)));
     state.move = Math.max(0, found); state.phase = 1;
   }
 
