@@ -157,6 +157,21 @@ def test_an_episode_is_known_by_driver_seed_and_settings():
     assert len(keys) == 8 and episode_key(says(KEEP, "a"), 1, BRIEF) in keys
 
 
+def test_a_driver_is_its_weights_and_its_settings():
+    vlm = load_vlm(STUDENT)
+    known = model_driver("student", vlm).key
+    assert model_driver("renamed", vlm).key == known != model_driver("student", vlm, max_new_tokens=3).key
+    vlm.model.generation_config.do_sample = not vlm.model.generation_config.do_sample
+    assert model_driver("student", vlm).key != known
+
+
+def test_another_reader_of_choices_asks_for_another_drive(monkeypatch, tmp_path):
+    before, changed = episode_key(says(KEEP, "a"), 1, BRIEF), tmp_path / "choices.py"
+    monkeypatch.setattr(closed_loop.choices, "__file__", str(changed))
+    changed.write_text("def read_choice(reply, options): return None\n")
+    assert episode_key(says(KEEP, "a"), 1, BRIEF) != before
+
+
 def test_outcomes_do_not_depend_on_how_many_episodes_step_together():
     one, many = (drive_all(YARDSTICKS["random"], (5, 6, 7), BRIEF, at_once=n, progress=False) for n in (1, 3))
     assert [{**o, "thinking": 0} for o in one] == [{**o, "thinking": 0} for o in many]

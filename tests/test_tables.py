@@ -87,13 +87,32 @@ def test_runs_on_other_questions_are_not_compared(tmp_path):
     with pytest.raises(RunError, match="the same questions, found others in agp-s1"): difference(runs.of("ce"), runs.of("agp"))
 
 
+def test_a_variant_that_sat_for_one_capability_is_compared_in_that_one_and_has_no_average(tmp_path):
+    for seed in (1, 2):
+        made_up(tmp_path, f"single-s{seed}", [1, 1], params={"recipe": "single", "seed": seed})
+        both = made_up(tmp_path, f"ce-s{seed}", [0, 1]) / "answers.jsonl"
+        lines = [json.loads(line) for line in both.read_text().splitlines()]
+        both.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *({**line, "id": line["id"] + "p", "capability": "perception"} for line in lines)]))
+    runs = read_runs([tmp_path])
+    assert difference(runs.of("ce"), runs.of("single"), capability="planning").estimate == 50
+    assert all(math.isnan(difference(runs.of("ce"), runs.of("single"), capability=c).estimate) for c in ("perception", None))
+    rows = {row[0]: row[2:] for row in study_tables(runs, [])[0].rows}
+    assert rows["single"][0] == "–" and rows["single"][1].startswith("100.0") and rows["single"][2] == "–" and rows["ce"][2].startswith("50.0")
+
+
 def test_every_planned_run_is_accounted_for(tmp_path):
     made_up(tmp_path, "ce-s1", [1]), made_up(tmp_path, "ce-s2", [1], status="failed"), made_up(tmp_path, "ce-s3", [1], status="running")
     (made_up(tmp_path, "ce-s4", [1], notebook="distill") / "answers.jsonl").unlink()
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": [{"name": f"ce-s{n}"} for n in range(1, 6)]}))
     runs = read_runs([tmp_path])
-    assert [r.seed for r in runs.ok] == [1] and runs.others.keys() == {f"ce-s{n}" for n in range(2, 6)}
-    assert runs.others["ce-s2"] == "failed" and runs.others["ce-s3"] == "killed" and "distill.ipynb" in runs.others["ce-s4"] and runs.others["ce-s5"] == "missing"
+    assert [r.seed for r in runs.ok] == [1] and runs.others.keys() == {f"{tmp_path.name}/ce-s{n}" for n in range(2, 6)}
+    why = {name.split("/")[1]: reason for name, reason in runs.others.items()}
+    assert why["ce-s2"] == "failed" and why["ce-s3"] == "killed" and "distill.ipynb" in why["ce-s4"] and why["ce-s5"] == "missing"
+
+
+def test_runs_of_one_name_in_two_sweeps_are_both_accounted_for(tmp_path):
+    for sweep in "ab": made_up(tmp_path / sweep, "ce-s1", [1], status="failed")
+    assert read_runs([tmp_path / "a", tmp_path / "b"]).others.keys() == {"a/ce-s1", "b/ce-s1"}
 
 
 def test_a_variant_is_one_set_of_parameters_and_a_seed_one_run(tmp_path):
@@ -108,7 +127,7 @@ def test_the_page_the_csv_and_the_latex_say_the_same_and_nothing_in_them_runs(tm
     for seed in (1, 2): made_up(tmp_path, f"<b>x&y_%-s{seed}", [1, 0])
     runs = read_runs([tmp_path])
     claims = [Claim("<img src=x onerror=alert(1)>", (("<b>x&y_%", "none", "planning"),))]
-    page = html_report("t", study_sections(runs, claims), "")
+    page = html_report("t", study_sections(runs, study_tables(runs, claims), claims), "")
     assert "<b>x" not in page and "<img src=x" not in page and "&lt;b&gt;x&amp;y_%" in page
     files = {p.name: p.read_text() for p in write_tables(tmp_path, study_tables(runs, claims))}
     assert "50.0 [50.0 … 50.0]" in page.replace("</strong> <small>", " ") and '<b>x&y_%,2,50.0 [50.0 … 50.0]' in files["accuracy.csv"]

@@ -77,6 +77,14 @@ def test_equal_weights_share_one_pass_wherever_they_come_from(batch):
         torch.testing.assert_close(shared["reasoning"].attention[layer], wanted, rtol=0, atol=0)
 
 
+def test_equal_weights_under_another_configuration_are_another_teacher(batch):
+    one, edited = tiny(4, 4, seed=1), tiny(4, 4, seed=1)
+    edited.model.config.rope_parameters = {**edited.model.config.rope_parameters, "rope_theta": 50.0}
+    teachers = Teachers(dict(zip(CAPABILITIES, (one, edited, one), strict=True)), RECIPE, n_student=4)
+    assert [list(t.signals) for t in teachers.teachers] == [["perception", "planning"], ["reasoning"]]
+    assert teachers.fingerprints["perception"] == teachers.fingerprints["planning"] != teachers.fingerprints["reasoning"], "stored targets are found by these"
+
+
 def test_one_changed_weight_is_another_teacher():
     one, other = tiny(2), tiny(2)
     before = fingerprint(one.model)

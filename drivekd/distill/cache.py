@@ -112,7 +112,7 @@ def _source(record: VQARecord) -> list[str]:
     return [json.dumps(record.turns), *(picture_digest(ref) for ref in record.images)]
 
 # %% ../../nbs/api/distill/04a_cache.ipynb #65353435
-VERSION, DTYPES = 3, ("float32", "float16", "bfloat16")
+VERSION, DTYPES = 4, ("float32", "float16", "bfloat16")
 
 
 def identity(

@@ -15,7 +15,7 @@ from .hooks import decoder_layers
 from .losses import answer_positions
 from .objective import Needs, Signals, listen, needs, shares, target
 from .readers import Aligner, check_alignment, reader_digest, reads_alike
-from ..models.digests import fingerprint
+from ..models.digests import config_digest, digest, fingerprint
 from ..models.vision import VisionCache
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #d6513ac7
@@ -64,7 +64,7 @@ def _to(signals: Signals, device: torch.device) -> Signals:
 
 # %% ../../nbs/api/distill/04_teachers.ipynb #fe6114c5
 class Teachers:
-    "One teacher per capability; equal weights share a pass."
+    "One teacher per capability; equal models (weights and configuration) share a pass."
     dtype = "float32"  # of the targets: nothing is rounded, as in a store of this precision
 
     def __init__(self,
@@ -77,9 +77,9 @@ class Teachers:
         _check_names(vlms, recipe)
         self.recipe, self.n_student, self.student = recipe, n_student, student
         self.layers = {c.name: decoder_layers(vlms[c.name]) for c in recipe.capabilities}
-        known = {id(vlm): (fingerprint(vlm.model), self._reader(vlm)) for vlm in vlms.values()}  # hashed once per object
+        known = {id(vlm): (digest([fingerprint(vlm.model), config_digest(vlm.model.config)]), self._reader(vlm)) for vlm in vlms.values()}  # hashed once per object
         prints = {c.name: known[id(vlms[c.name])] for c in recipe.capabilities}
-        self.fingerprints = {name: weights for name, (weights, _) in prints.items()}
+        self.fingerprints = {name: model for name, (model, _) in prints.items()}
         self.alignment = {name: reader for name, (_, reader) in prints.items() if reader}
         self.teachers = [self._teacher(vlms[names[0]], names, vision) for names in _groups(prints)]
 

@@ -6,7 +6,7 @@
 __all__ = ['LABELS', 'PRECISIONS', 'CLOSED_KINDS', 'CHECKPOINT', 'TAUGHT', 'TEACHER', 'SINGLE_LAYER', 'find', 'label_of',
            'check_counts', 'check_share', 'check_precisions', 'recipe_of', 'choose_device', 'load_models', 'Questions',
            'world_cache', 'from_world', 'prefixes', 'from_file', 'to_learn', 'teach', 'taught', 'peak_memory',
-           'Examination', 'in_order', 'of_capability', 'chosen_questions', 'examine', 'gaze_distances',
+           'Examination', 'in_order', 'of_capability', 'examined', 'chosen_questions', 'examine', 'gaze_distances',
            'shown_question', 'tagged_question']
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #c58dbf23
@@ -250,6 +250,16 @@ def in_order(records: Iterable[VQARecord]) -> list[VQARecord]:
 def of_capability(records: Sequence[VQARecord], name: str) -> list[VQARecord]:
     "The records of one capability."
     return [r for r in records if r.capability == name]
+
+# %% ../../nbs/api/runs/02_comparison.ipynb #7772a40b
+def examined(
+    held_out: Sequence[VQARecord],
+    names: Sequence[str],  # capabilities; none: all
+) -> list[VQARecord]:
+    "What is held out of the named capabilities; `RunError` for one without a question."
+    found = dict.fromkeys(r.capability for r in held_out)
+    if unknown := [n for n in names if n not in found]: raise RunError(f"parameter examine names {unknown[0]!r}, of which no question is held out; choose among {', '.join(map(str, found))}")
+    return [r for r in held_out if not names or r.capability in names]
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #20aa1814
 def chosen_questions(

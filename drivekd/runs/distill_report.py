@@ -21,7 +21,7 @@ from .comparison import SINGLE_LAYER, TEACHER, Examination, Questions, in_order,
 from .report import Html, Section, between, details, facts, figure, gain, note, picture, qa, rate, table
 from ..study.benchmark import ALL, Row, Summary, as_plain, compare, moment, summarise, summary_of
 from ..study.gaze import gaze, marks, photographs
-from ..study.intervals import Difference, Interval, paired_difference
+from ..study.intervals import Difference, Interval, mean_interval, paired_difference
 from ..workbench.figures import accuracy_bars, cosine_timelines, loss_curves, palette, teacher_student
 
 # %% ../../nbs/api/runs/03_distill_report.ipynb #5cc3f8ca
@@ -99,11 +99,6 @@ def accuracy_section(
     return Section("Answers", [*scarcity(exam, first), *weak_teachers(exam), *pieces])
 
 # %% ../../nbs/api/runs/03_distill_report.ipynb #752bbed5
-def _mean_ci(values: Sequence[float], groups: Sequence[str]) -> Interval:
-    "Mean with a bootstrap interval over frames."
-    return Interval(*paired_difference([0.0] * len(values), values, groups=groups)[:3])
-
-
 def _asked_by_capability(exam: Examination, label: str) -> dict[str, list[str]]:
     "Ids of the questions whose answer loss a model has, per capability."
     found: dict[str, list[str]] = {}
@@ -130,7 +125,7 @@ def loss_table(
     changes, lines = loss_changes(exam, first, second), []
     for g, ids in _asked_by_capability(exam, first).items():
         frames = [moment(exam.asked[i]) for i in ids]
-        cells = [between(_mean_ci([losses[i] for i in ids], frames)) if ids[0] in losses else "not asked" for losses in exam.losses.values()]
+        cells = [between(mean_interval([losses[i] for i in ids], frames)) if ids[0] in losses else "not asked" for losses in exam.losses.values()]
         lines.append([g, len(ids), *cells, between(changes[g])])
     return table(["", "questions", *exam.losses, "difference"], lines,
                  f"Nats per answer token of the true answer; less is better. Difference: {second} minus {first}. Intervals: 95 %, bootstrap over frames.")
@@ -203,7 +198,7 @@ def gaze_table(distances: Mapping[str, Mapping[str, Sequence[float]]], first: st
     lines = []
     for name, found in distances.items():
         change = Interval(*(100 * x for x in paired_difference(found[first], found[second])[:3]))
-        cells = [between(Interval(*(100 * x for x in _mean_ci(v, range(len(v))))), 0, " %") for v in found.values()]
+        cells = [between(Interval(*(100 * x for x in mean_interval(v))), 0, " %") for v in found.values()]
         lines.append([f"{name}, {SINGLE_LAYER[name]} layer", len(next(iter(found.values()))), *cells, between(change, 1, " points")])
     labels = list(next(iter(distances.values())))
     return table(["", "questions", *labels, "difference"], lines,

@@ -20,8 +20,8 @@ from .comparison import TAUGHT, world_cache
 from .parameters import RunError
 from .report import Html, between, gain, rate
 from .runner import project_root
-from ..study.closed_loop import MEASURES, YARDSTICKS, Driver, Frame, mean_interval, paired, per_second, rank_correlation, summary
-from ..study.intervals import wilson
+from ..study.closed_loop import MEASURES, YARDSTICKS, Driver, Frame, paired, per_second, rank_correlation, summary
+from ..study.intervals import mean_interval, wilson
 from ..workbench.figures import palette
 from ..workbench.film import Shot
 from ..workbench.safe import plotly_text

@@ -57,9 +57,15 @@ def _capabilities(runs: Runs) -> list[str]:
 def score_table(runs: Runs, what: str = "accuracy") -> Table:
     "Variants down, capabilities across, their plain mean last."
     groups, rule = _capabilities(runs), SCORES[what]
-    rows = [(v, str(len(runs.of(v))), *(shown(score(runs.of(v), what, c), what) for c in [*groups, None])) for v in runs.variants]
+    rows = [(v, str(len(runs.of(v))), *(shown(score(runs.of(v), what, c), what) for c in groups), _average(runs.of(v), what, groups)) for v in runs.variants]
     return Table(what.replace(" ", "_"), ("variant", "seeds", *groups, "average"), tuple(rows),
                  f"{what.capitalize()} in {rule.unit}, {rule.better} is better: mean over seeds with 95 % interval (Student's t). Average: plain mean of the capabilities, as in the paper; inside a capability every question counts alike (our choice).")
+
+
+def _average(of: Mapping[int, Run], what: str, groups: Sequence[str]) -> str:
+    "The mean of all capabilities, or a dash for a variant that did not sit for all of them."
+    asked = {line["capability"] for r in of.values() for line in r.lines}
+    return shown(score(of, what), what) if asked == set(groups) else "–"
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #abb35a87
 def gaze_table(runs: Runs) -> Table:
@@ -160,12 +166,13 @@ def study_tables(runs: Runs, claims: Sequence[Claim], baseline: str = "") -> lis
 
 def study_sections(
     runs: Runs,
+    found: Sequence[Table],  # from `study_tables`
     claims: Sequence[Claim] = (),
     baseline: str = "",  # variant that all others are compared with; empty: none
     reproduce: str = "",  # command that makes the page
 ) -> list[Section]:
     "Sections of the page."
-    tables = {t.name: t for t in study_tables(runs, claims, baseline)}
+    tables = {t.name: t for t in found}
     seeds = sorted({r.seed for r in runs.ok})
     pieces = [facts({"variants": len(runs.variants), "seeds": ", ".join(map(str, seeds)), "runs that count": len(runs.ok), "runs that do not": len(runs.others)})]
     if runs.others: pieces.append(note(f"{len(runs.others)} runs do not count: " + ", ".join(f"{name} ({why})" for name, why in list(runs.others.items())[:40]) + ("…" if len(runs.others) > 40 else "")))

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-
 from ..data.jsonfiles import read_log
 from .parameters import RunError, read_yaml
 from .runner import read_status
@@ -31,9 +30,9 @@ _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 
 
 def over_seeds(
     values: Sequence[float],  # one of each seed
-) -> Interval:  # mean with 95 % bounds; nan for fewer than two seeds
+) -> Interval:  # mean with 95 % bounds; nan for fewer than two seeds, or for a seed without a value
     "Student's interval of a mean over seeds (quantiles of the table above, the next lower degree where one is missing: wider, never narrower)."
-    if len(values) < 2: return Interval(values[0] if values else math.nan, math.nan, math.nan)
+    if len(values) < 2 or any(map(math.isnan, values)): return Interval(values[0] if values else math.nan, math.nan, math.nan)
     half = _T[max(d for d in _T if d < len(values))] * stdev(values) / math.sqrt(len(values))
     return Interval(mean(values), mean(values) - half, mean(values) + half)
 
@@ -55,7 +54,7 @@ class Run:
 class Runs:
     "What a set of folders holds."
     ok: list[Run] = field(default_factory=list)
-    others: dict[str, str] = field(default_factory=dict)  # name of the folder → why it does not count
+    others: dict[str, str] = field(default_factory=dict)  # sweep/run → why it does not count
 
     @property
     def variants(self) -> list[str]: return list(dict.fromkeys(r.variant for r in self.ok))
@@ -93,7 +92,7 @@ def read_runs(
     for folder in [f for given in folders for f in planned_folders(Path(given))]:
         run = _read(folder)
         if isinstance(run, Run): found.ok.append(run)
-        else: found.others[folder.name] = run
+        else: found.others[f"{folder.parent.name}/{folder.name}"] = run
     for variant in found.variants: _check_alike([r for r in found.ok if r.variant == variant])
     return found
 
@@ -141,14 +140,25 @@ def difference(
     second: Mapping[int, Run],
     what: str = "accuracy",
     capability: str | None = None,
-) -> Interval:  # second minus first
-    "Paired by seed and question: each seed compares both variants on the questions they share."
+) -> Interval:  # second minus first; nan where one of them was not asked about the capability
+    "Paired by seed and question (our choice)."
     rule, changes = SCORES[what], []
     for seed in sorted(first.keys() & second.keys()):
-        a, b = ({line["id"]: line for line in of[seed].lines} for of in (first, second))
-        if a.keys() != b.keys(): raise RunError(f"variants are compared on the same questions, found others in {second[seed].folder.name} than in {first[seed].folder.name}; run both with the same world and seed")
-        changes.append(rule.factor * (_mean(list(b.values()), rule.field, capability) - _mean(list(a.values()), rule.field, capability)))
+        a, b = (_about(of[seed], capability) for of in (first, second))
+        if not _alike(a, b, "capability"): return Interval(math.nan, math.nan, math.nan)
+        if not _alike(a, b, "id"): raise RunError(f"variants are compared on the same questions, found others in {second[seed].folder.name} than in {first[seed].folder.name}; run both with the same world and seed")
+        changes.append(rule.factor * (_mean(b, rule.field, capability) - _mean(a, rule.field, capability)))
     return over_seeds(changes)
+
+
+def _about(run: Run, capability: str | None) -> list[Mapping[str, Any]]:
+    "What a run was asked about a capability (None: all of them)."
+    return [line for line in run.lines if capability in (None, line["capability"])]
+
+
+def _alike(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], field: str) -> bool:
+    "Whether two examinations agree in what they asked."
+    return {line[field] for line in a} == {line[field] for line in b}
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #edb7c17d
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['STANDARD', 'TOKENS', 'YARDSTICKS', 'MEASURES', 'Driver', 'model_driver', 'read', 'episode_key', 'comfort',
-           'drive_all', 'mean_interval', 'summary', 'per_second', 'paired', 'Frame', 'filmed', 'spearman',
-           'rank_correlation']
+           'drive_all', 'summary', 'per_second', 'paired', 'Frame', 'filmed', 'spearman', 'rank_correlation']
 
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #c140cd7f
 import ast
@@ -22,18 +21,19 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+import drivekd.study.choices as choices
 import drivekd.study.driving as driving
 from ..data.questions import ACTIONS
 from ..data.traffic import Scene
 from ..data.world import world_key
-from ..models.digests import fingerprint, processor_digest
 from ..models.loading import VLM
 from .answerlog import AnswerLog
+from .asking import model_digest
 from .benchmark import answers
 from .choices import read_choice
 from .gaze import gaze, photographs
 from .driving import DT, Settings, advance, as_record, question, scene_of, start, truth
-from .intervals import Difference, Interval, paired_difference, wilson
+from .intervals import Difference, Interval, mean_interval, paired_difference, wilson
 
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #869b8869
 STANDARD = Settings()
@@ -71,8 +71,7 @@ def model_driver(
         with tempfile.TemporaryDirectory() as folder:
             records = [as_record(s, Path(folder), settings.size) for s in scenes]
             return answers(vlm, records, len(records), max_new_tokens, progress=False)
-    about = (fingerprint(vlm.model), processor_digest(vlm.processor), str(max_new_tokens))
-    return Driver(name, hashlib.sha256(" ".join(about).encode()).hexdigest()[:16], reply)
+    return Driver(name, f"{model_digest(vlm)[:16]}-{max_new_tokens}", reply)
 
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #1fdf04f7
 def read(
@@ -91,7 +90,7 @@ def episode_key(
     settings: Settings,
 ) -> str:  # 24 hexadecimal digits
     "Whatever an outcome depends on."
-    rules = ast.dump(ast.parse(Path(driving.__file__).read_text(encoding="utf-8")))  # comments do not count
+    rules = [ast.dump(ast.parse(Path(part.__file__).read_text(encoding="utf-8"))) for part in (driving, choices)]  # comments do not count
     about = (driver.key, seed, sorted(asdict(settings).items()), world_key(), version("highway-env"), rules)
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
 
@@ -168,11 +167,6 @@ def _one_decision(driver: Driver, seats: Sequence[_Seat]) -> None:
     for seat, scene, reply in zip(seats, scenes, replies, strict=True): seat.answered(scene, reply, spent)
 
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #44e0571b
-def mean_interval(values: Sequence[float]) -> Interval:
-    "Mean of independent episodes with its bootstrap interval."
-    return Interval(*paired_difference([0.0] * len(values), values)[:3])
-
-
 MEASURES = {  # name: (value of an episode, unit)
     "metres": (lambda o: o["metres"], "m"), "seconds without collision": (lambda o: o["seconds"], "s"), "acceleration": (lambda o: o["acceleration"], "m/s²"),
     "jerk": (lambda o: o["jerk"], "m/s³"), "off road": (lambda o: 100 * o["off_road"], "% of the time"), "red lights": (lambda o: o["red_lights"], "an episode"),
