@@ -1,6 +1,7 @@
 "What every test starts from: no network, one thread, the same random state, and CUDA tests only where there is CUDA."
 import os
 import random
+import shutil
 import signal
 
 # before any import of a hub client: nothing in this suite may ask the network for weights
@@ -53,3 +54,15 @@ def student(processor):
     from drivekd.models.loading import VLM
     from drivekd.models.miniature import build_miniature
     return VLM(build_miniature(processor, "student").eval(), processor, InternVL())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "A headless Chromium, one a module: its event loop would stand in the way of other modules' asyncio.run."
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None: pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as p:
+        launched = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -1,6 +1,4 @@
 "A recorded step, replayed: the same end as the trainer's, exact planes, honest words where there is no story."
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -114,24 +112,19 @@ def record():
 
 
 @pytest.fixture(scope="module")
-def tab(record, tmp_path_factory):
+def tab(browser, record, tmp_path_factory):
     "The explorer as a page in a browser without network; an error on its console fails the test that follows."
-    api, chromium = pytest.importorskip("playwright.sync_api"), shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None: pytest.skip("no Chromium on this machine")
     path = tmp_path_factory.mktemp("page") / "conflicts.html"
     ConflictExplorer(record, FEW).to_html(path)
-    with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.errors, page.asked = [], []
-        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: page.errors.append(str(e)))
-        page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
-        page.goto(path.as_uri())
-        page.wait_for_selector(".dkc svg")
-        page.view = lambda code: page.evaluate(f"(() => {{ const x = document.getElementById('dk-host').explorer; return {code}; }})()")
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.errors, page.asked = [], []
+    page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: page.errors.append(str(e)))
+    page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector(".dkc svg")
+    page.view = lambda code: page.evaluate(f"(() => {{ const x = document.getElementById('dk-host').explorer; return {code}; }})()")
+    return page
 
 
 def test_the_page_opens_without_network_and_without_errors(tab):

@@ -1,8 +1,8 @@
 """The attention explorer: traits and exports without a browser; then the page itself in headless Chromium, without a network."""
 import json
-import shutil
 from html.parser import HTMLParser
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,8 +16,7 @@ from drivekd.workbench.live import reply_to
 
 SHIPPED = ROOT / "data/explorers/miniature.safetensors"
 LIMIT = 60 * 1024  # bytes of the front end
-CORPUS = ["<s>", "</s>", "<b>", "<image>", "<|im_start|>", "<c1,CAM_FRONT,0.46,0.67>", "</script>", "<!--", "$x$", "%{x}", "&lt;", '"', "'", "\u202eright to left", "שלום", "a\u0000b\u2028c",
-          "<img src=x onerror=alert(1)>", "x" * 10_000, "a red \U0001f697 there"]
+CORPUS = [*hostile.CORPUS, "a\u0000b\u2028c"]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +63,9 @@ def test_page_shows_foreign_text_and_runs_none_of_it():
     class Tags(HTMLParser):
         def __init__(self): super().__init__(); self.seen = []
         def handle_starttag(self, tag, attrs): self.seen.append((tag, [k for k, _ in attrs if k.startswith("on")]))
-    for hostile in CORPUS:
+    for text in CORPUS:
         tags = Tags()
-        tags.feed(P.page(hostile, "", b"", {"x": hostile}, hostile))
+        tags.feed(P.page(text, "", b"", {"x": text}, text))
         assert [t for t, _ in tags.seen] == ["html", "head", "meta", "meta", "meta", "title", "style", "body", "main", "p", "script", "script", "script"] and not any(on for _, on in tags.seen)
 
 
@@ -110,17 +109,6 @@ def test_an_ablation_reaches_the_model_and_comes_back(shipped):
 
 
 # --- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None: pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -366,15 +354,15 @@ def test_methods_and_heads_are_offered_where_they_were_recorded(opened, shipped)
 
 def test_foreign_text_is_shown_literally(opened):
     words = [w if w.strip() else "x" for w in CORPUS]
-    bundle = B.bundle_of(words, {CORPUS[5]: {0: np.full((len(words), 4), 0.1)}, CORPUS[16]: {0: np.full((len(words), 4), 0.2)}}, {CORPUS[16]: Image.new("RGB", (20, 20))}, answer_from=9,
-                         roles={CORPUS[5]: "teacher", CORPUS[16]: "student"}, objects=[B.SceneObject(CORPUS[16], 0, (0.5, 0.5))])
+    bundle = B.bundle_of(words, {hostile.TAG: {0: np.full((len(words), 4), 0.1)}, hostile.RUNS: {0: np.full((len(words), 4), 0.2)}}, {hostile.RUNS: Image.new("RGB", (20, 20))}, answer_from=9,
+                         roles={hostile.TAG: "teacher", hostile.RUNS: "student"}, objects=[B.SceneObject(hostile.RUNS, 0, (0.5, 0.5))])
     tab = opened(AttentionExplorer(bundle).page())
     chips = dict(tab.eval_on_selector_all(".dk-token", "chips => chips.map(c => [Number(c.dataset.row), c.textContent])"))
     assert [chips[i] for i in range(len(words))] == words
-    assert tab.inner_text(".dk-readout").count(CORPUS[5]) >= 1 and tab.eval_on_selector_all("img, b > *, script[src]", "found => found.length") == 0
+    assert tab.inner_text(".dk-readout").count(hostile.TAG) >= 1 and tab.eval_on_selector_all("img, b > *, script[src]", "found => found.length") == 0
     tab.keyboard.press("Tab")
     tab.click("text=About")
-    assert CORPUS[16] in tab.inner_text(".dk-over")
+    assert hostile.RUNS in tab.inner_text(".dk-over")
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The pre-study: sums say what all pairs say, intervals cover, layers are recommended only where the data allow it, memory does not grow;
 any family can be studied; stored studies are drawn as they are."""
 import json
-import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hostile import NAME
 from PIL import Image
 from readme import ROOT
 from test_runs import play
@@ -298,8 +298,6 @@ def test_every_answer_fills_every_tenth(n):
 
 # --- stored studies
 
-HOSTILE = "</script><img src=x onerror=alert(1)><c1,CAM_FRONT,0.46,0.67>"
-
 
 def stored(name="planning", layers=4, shift=0.0):
     "A study with one hole in its second curve."
@@ -316,7 +314,7 @@ def stored(name="planning", layers=4, shift=0.0):
 
 
 def test_hostile_names_stay_text():
-    page = PrestudyExplorer({HOSTILE: stored(HOSTILE)}).page()
+    page = PrestudyExplorer({NAME: stored(NAME)}).page()
     assert "<img src=x" not in page and page.count("</script>") == 3
 
 
@@ -337,16 +335,6 @@ def test_an_executed_notebook_keeps_a_picture_and_a_summary():
 
 
 # --- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api, chromium = pytest.importorskip("playwright.sync_api"), shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None: pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -373,12 +361,12 @@ def opened(browser, tmp_path):
 
 
 def test_curves_recommendations_and_losses_are_at_their_places(opened):
-    tab = opened({HOSTILE: stored(HOSTILE)})
+    tab = opened({NAME: stored(NAME)})
     spots = tab.eval_on_selector_all(".told", "dots => dots.map(d => [Number(d.getAttribute('cx')), Number(d.getAttribute('cy'))])")
     assert spots == [pytest.approx(tab.of(f"view.at({x}, {y})"), abs=.1) for x, y in ((2, .7), (3, .8))] and tab.locator(".ring").count() == 0
     [bar] = tab.eval_on_selector_all(".loss", "bars => bars.map(b => (Number(b.getAttribute('x1')) + Number(b.getAttribute('x2'))) / 2)")
     assert bar == pytest.approx(tab.of("view.at(3, 0)")[0], abs=.1)
-    assert HOSTILE in tab.inner_text("body") and tab.locator("img[src=x]").count() == 0
+    assert NAME in tab.inner_text("body") and tab.locator("img[src=x]").count() == 0
     assert "2–3" in tab.inner_text(".cols") and "holds +0.020 [+0.010, +0.030]" in tab.inner_text(".wide")
 
 

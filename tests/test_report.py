@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hostile import NAME
 from PIL import Image
 
 from drivekd.runs import report as R
@@ -16,8 +16,6 @@ from drivekd.runs.identity import sha256_of
 from drivekd.runs.privacy import redact
 from drivekd.study.intervals import Interval, paired_difference
 from drivekd.workbench.figures import accuracy_bars
-
-HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)> <c1,CAM_FRONT,0.4,0.6> & \" ' \u202e"
 
 
 class Page(HTMLParser):
@@ -38,24 +36,24 @@ class Page(HTMLParser):
 
 
 def full_page():
-    counts = {HOSTILE: {"perception": (3, 4), "planning": (0, 0)}}
-    fig = R.figure(accuracy_bars({HOSTILE: {HOSTILE: (3, 4)}}), HOSTILE, HOSTILE)
+    counts = {NAME: {"perception": (3, 4), "planning": (0, 0)}}
+    fig = R.figure(accuracy_bars({NAME: {NAME: (3, 4)}}), NAME, NAME)
     return R.html_report(
-        HOSTILE,
+        NAME,
         [
-            R.Section(HOSTILE, [HOSTILE, R.accuracy_table(counts, HOSTILE, HOSTILE), fig, R.note(HOSTILE)]),
+            R.Section(NAME, [NAME, R.accuracy_table(counts, NAME, NAME), fig, R.note(NAME)]),
             R.Section(
                 "two",
                 [
-                    R.qa(HOSTILE, {HOSTILE: HOSTILE}),
-                    R.facts({HOSTILE: HOSTILE}),
-                    R.details(HOSTILE, HOSTILE),
-                    R.picture(Image.new("RGB", (8, 8)), HOSTILE, HOSTILE),
+                    R.qa(NAME, {NAME: NAME}),
+                    R.facts({NAME: NAME}),
+                    R.details(NAME, NAME),
+                    R.picture(Image.new("RGB", (8, 8)), NAME, NAME),
                     fig,
                 ],
             ),
         ],
-        HOSTILE,
+        NAME,
     )
 
 
@@ -78,7 +76,7 @@ def test_page_forbids_the_network_to_its_own_scripts(page):
 
 def test_hostile_text_is_shown_and_never_becomes_an_element(page):
     found = Page(page)
-    ours = Page(page.replace(R.html_text(HOSTILE), "x"))
+    ours = Page(page.replace(R.html_text(NAME), "x"))
     assert not found.handlers and found.tags == ours.tags and found.text.count("<script>alert(1)</script>") >= 10
 
 
@@ -175,24 +173,18 @@ def test_report_file_appears_whole(tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_browser_draws_the_page_offline_without_errors_and_without_sideways_scrolling(tmp_path, page, width):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
+def test_browser_draws_the_page_offline_without_errors_and_without_sideways_scrolling(browser, tmp_path, page, width):
     (tmp_path / "report.html").write_text(page)
     errors, requests = [], []
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": width, "height": 900})
-        tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda e: errors.append(str(e)))
-        tab.on("request", lambda r: requests.append(r.url))
-        tab.on("dialog", lambda d: errors.append("a dialog opened: foreign text was run"))
-        tab.goto((tmp_path / "report.html").as_uri())
-        tab.wait_for_selector(".js-plotly-plot .main-svg")
-        drawn = tab.evaluate("[...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.bars path').length)")
-        wide = tab.evaluate("document.documentElement.scrollWidth")
-        browser.close()
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("request", lambda r: requests.append(r.url))
+    tab.on("dialog", lambda d: errors.append("a dialog opened: foreign text was run"))
+    tab.goto((tmp_path / "report.html").as_uri())
+    tab.wait_for_selector(".js-plotly-plot .main-svg")
+    drawn = tab.evaluate("[...document.querySelectorAll('.js-plotly-plot')].map(p => p.querySelectorAll('.bars path').length)")
+    wide = tab.evaluate("document.documentElement.scrollWidth")
+    tab.close()
     assert errors == [] and [r for r in requests if not r.startswith(("file:", "data:", "blob:"))] == []
     assert len(drawn) == 2 and all(drawn) and wide <= width  # the same figure twice: both are drawn

@@ -6,50 +6,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from hostile import CORPUS
 
 from drivekd.workbench.safe import html_text, plotly_text, script_json
-
-CORPUS = [
-    "<s>",
-    "</s>",
-    "<b>bold</b>",
-    "<image>",
-    "<|im_start|>user",
-    "<c1,CAM_FRONT,0.46,0.67>",
-    "</script>",
-    "</ScRiPt >",
-    "<!--",
-    "-->",
-    "]]>",
-    "$x$",
-    "$\\href{javascript:alert(1)}{x}$",
-    "%{x}",
-    "%{customdata[0]}",
-    "&lt;",
-    "&amp;lt;",
-    "&#60;script&#62;",
-    '"',
-    "'",
-    "` onload=alert(1)",
-    "<img src=x onerror=alert(1)>",
-    '" onmouseover="alert(1)',
-    "javascript:alert(1)",
-    "<a href='javascript:alert(1)'>x</a>",
-    "שלום <c1,CAM_BACK,0.1,0.2>",
-    "\u202egnp.exe",
-    "汽车 🚗",
-    "a\tb",
-    "x" * 10_000,
-    "<" * 10_000,
-    "\u2028\u2029",
-    "",
-    "What is <c1,CAM_FRONT,1015.8,520.8> doing?",
-    "{{template}} {0} %s",
-    "\\u003c",
-    "<svg/onload=alert(1)>",
-    "<br>",
-    "<sub>1</sub>",
-]
 
 
 class Tags(HTMLParser):

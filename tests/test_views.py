@@ -2,13 +2,13 @@
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from hostile import LINES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,8 +23,6 @@ from drivekd.runs.runner import RUN_DIR
 from drivekd.workbench import browser as B
 from drivekd.workbench import pages as P
 from drivekd.workbench.live import reply_to
-
-HOSTILE = ("<s>", "</s>", "<b>", "<image>", "<|im_start|>", "<c1,CAM_FRONT,0.46,0.67>", "</script>", "$x$", "%{x}", "&lt;", "\"'", "\u202eabc", "<img src=x onerror=alert(1)>")
 
 
 def row(step, **more):
@@ -213,14 +211,14 @@ def quiz(tmp_path):
     for i, name in enumerate(names):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("RGB", (64, 36), (200, 40 + 90 * i, 60)).save(tmp_path / name)
-    entries = [{"id": f"q{i}", "messages": [{"role": "user", "content": f"<image><image>What about {HOSTILE[i % len(HOSTILE)].replace('<image>', '')} and <c1,CAM_BACK,0.25,0.5>? A. a car B. two buses"}, {"role": "assistant", "content": "B. two buses"}],
+    entries = [{"id": f"q{i}", "messages": [{"role": "user", "content": f"<image><image>What about {LINES[i % len(LINES)].replace('<image>', '')} and <c1,CAM_BACK,0.25,0.5>? A. a car B. two buses"}, {"role": "assistant", "content": "B. two buses"}],
                 "images": [names[0], names[1] if i else "samples/CAM_BACK/gone__CAM_BACK__1.jpg"], "question_type": ("perception", "planning")[i % 2]} for i in range(60)]
     (tmp_path / "quiz.json").write_text(json.dumps(entries))
     return read_records(tmp_path / "quiz.json")
 
 
 def said(quiz, step=2):
-    return [{"setting": "clean", "id": r.id, "reply": HOSTILE[i % len(HOSTILE)], "means": None if i % 5 == 0 else "B", "right": i % 5 != 0 and i % step == 0} for i, r in enumerate(quiz)]
+    return [{"setting": "clean", "id": r.id, "reply": LINES[i % len(LINES)], "means": None if i % 5 == 0 else "B", "right": i % 5 != 0 and i % step == 0} for i, r in enumerate(quiz)]
 
 
 def test_marks_tell_right_wrong_unread_and_open():
@@ -260,26 +258,14 @@ def test_the_kernel_gives_pictures_by_number_only(quiz):
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    "A headless Chromium."
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None: pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(chromium, tmp_path):
+def opened(browser, tmp_path):
     "Opens HTML without a network; afterwards, nothing may have been asked for and nothing may have gone wrong."
     errors, contexts = [], []
 
     def go(html, width=1280):
         (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
-        context = chromium.new_context(viewport={"width": width, "height": 900}, offline=True)
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
@@ -380,10 +366,10 @@ def test_hundreds_of_questions_are_filtered_and_walked_by_keyboard_and_nothing_f
     assert tab.inner_text(".dk-count") == "1200 of 1200" and tab.locator(".dk-line2").count() < 40
     assert "there is no picture" in tab.inner_text(".dk-album")
     seen = set()
-    for _ in HOSTILE:
+    for _ in LINES:
         seen.add(tab.text_content(".dk-ask"))
         tab.keyboard.press("ArrowDown")
-    assert all(any(text in s for s in seen) for text in HOSTILE if text != "<image>")
+    assert all(any(text in s for s in seen) for text in LINES if text != "<image>")
     assert tab.locator(".dk-point").count() > 0 and tab.locator("img[src=x]").count() == 0
     tab.keyboard.press("/")
     tab.keyboard.type("onerror")

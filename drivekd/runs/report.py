@@ -229,7 +229,7 @@ _STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1d2126;--soft:#5d666f;--line:#e3e5e8;--blue:#3b82c4;--amber:#e08a2e;--code:#f1f3f5}
 @media (prefers-color-scheme:dark){:root{--bg:#14171b;--card:#1b1f25;--ink:#e6e9ec;--soft:#98a2ad;--line:#2d333b;--code:#252b33}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:40px 24px 80px}h1{font-size:2.1rem;line-height:1.2;margin:0 0 .3em;letter-spacing:-.015em}
+main{max-width:1080px;margin:0 auto;padding:40px 24px 80px}h1{font-size:2.1rem;line-height:1.2;margin:0 0 .3em;letter-spacing:-.015em;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:2.6em 0 .5em;padding-top:.9em;border-top:1px solid var(--line)}p{max-width:72ch;margin:.6em 0}.lead p{font-size:1.1rem;color:var(--soft)}
 nav{display:flex;flex-wrap:wrap;gap:.2em 1.2em;margin:1.2em 0 0;font-size:.92rem}a{color:var(--blue);text-decoration:none}a:hover{text-decoration:underline}
 figure{margin:1.2em 0}figcaption{color:var(--soft);font-size:.88rem;margin-top:.6em;max-width:84ch}.again{display:block}
