@@ -204,3 +204,7 @@ def test_a_flat_method_gives_way_to_ce_in_its_only_stage():
     given = {n for i, n in enumerate(flat["merged"]) if n != "ce" and flat["fired_stage2"][i][flat["merged"].index("ce")]}
     said = conflict_summary({"recorded": 1, "terms": TERMS, "steps": [flat]})
     assert given and all(f"{n} gave way to CE in {int(n in given)} of 1 steps" in said for n in TERMS[1:])
+
+
+def test_an_explorer_that_a_notebook_cannot_keep_is_refused(record):
+    with pytest.raises(ValueError, match="keep fewer `steps`"): ConflictExplorer(record, FEW).static(limit=30_000)

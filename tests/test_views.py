@@ -22,7 +22,7 @@ from drivekd.runs.dashboard import RunDashboard
 from drivekd.runs.runner import RUN_DIR
 from drivekd.workbench import browser as B
 from drivekd.workbench import pages as P
-from drivekd.workbench.live import reply_to
+from drivekd.workbench.live import Live, reply_to
 
 
 def row(step, **more):
@@ -201,6 +201,14 @@ def test_a_view_from_a_browser_is_checked(tmp_path):
     assert widget.view["section"] == "fired" and widget.options["asks"]
 
 
+def test_every_explorer_lives_in_one_way():
+    from drivekd.workbench.conflict_explorer import ConflictExplorer
+    from drivekd.workbench.explorers import AttentionExplorer
+    from drivekd.workbench.prestudy_explorer import PrestudyExplorer
+    for kind in (AttentionExplorer, ConflictExplorer, PrestudyExplorer, B.QuestionBrowser, RunDashboard):
+        assert (kind.widget, kind.show) == (Live.widget, Live.show) and P.front(kind.FRONT), kind
+
+
 # --- questions
 
 
@@ -243,6 +251,10 @@ def test_a_page_stays_below_its_limit_and_says_what_it_left_out(quiz, tmp_path):
     bare = len(browser._written([None] * len(browser.entries.pictures)))
     path = browser.to_html(tmp_path / "q.html", limit=bare + 700)
     assert path.stat().st_size <= bare + 700 and browser.to_html(tmp_path / "all.html").stat().st_size > path.stat().st_size
+
+
+def test_questions_that_a_notebook_cannot_keep_are_refused(quiz):
+    with pytest.raises(ValueError, match="fewer questions with `most`"): B.QuestionBrowser(quiz).static(limit=20_000)
 
 
 def test_the_kernel_gives_pictures_by_number_only(quiz):

@@ -4,21 +4,20 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'AT_FIRST', 'AT_MOST', 'POINTS', 'checked_view', 'chart', 'sheet', 'RunDashboard', 'summary', 'answer',
-           'to_html', 'static', 'widget', 'show']
+           'to_html', 'static']
 
 # %% ../../nbs/api/runs/07_dashboard.ipynb #bb49749a
 import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .tail import Watch
 from ..workbench.figures import COLOURS
-from ..workbench.live import PAGE_LIMIT, STATIC_LIMIT, live_widget, present, save_page, small_enough
+from ..workbench.live import PAGE_LIMIT, STATIC_LIMIT, Live, save_page, small_enough
 from ..workbench.pages import Static, front, page
 
 # %% ../../nbs/api/runs/07_dashboard.ipynb #14824e52
@@ -94,8 +93,9 @@ def sheet(
     return out
 
 # %% ../../nbs/api/runs/07_dashboard.ipynb #ab6f8cbb
-class RunDashboard:
+class RunDashboard(Live):
     "Runs of a folder to look at, while they go on."
+    FRONT = "dashboard"
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class RunDashboard:
         runs: Sequence[str] | None = None,  # names of those shown first; None: the newest
         view: Mapping | None = None,  # what else is shown first
     ):
-        self.watch, self._widget = Watch(outputs), None
+        self.watch = Watch(outputs)
         names = self.watch.names()
         self.view = checked_view({"shown": list(names[:AT_FIRST] if runs is None else runs), **(view or {})}, names)
         self.watch.look(self.view["shown"])
@@ -167,12 +167,12 @@ def answer(
 RunDashboard.answer = answer
 
 # %% ../../nbs/api/runs/07_dashboard.ipynb #c27a22da
-def _bytes(snapshot: Mapping) -> bytes: return json.dumps(snapshot, allow_nan=False).encode()
+def _data(self: RunDashboard, points: int = POINTS) -> bytes: return json.dumps(self.snapshot(points), allow_nan=False).encode()
 
 
 def _page(self: RunDashboard, points: int) -> str:
     "The dashboard as the text of one HTML file."
-    return page("Runs", front("dashboard"), _bytes(self.snapshot(points)), {"view": self.view}, self.summary())
+    return page("Runs", front(self.FRONT), self._data(points), {"view": self.view}, self.summary())
 
 
 def to_html(
@@ -195,16 +195,9 @@ def static(
     return small_enough(Static(self._page(points), self.summary(), self.picture(), height), limit, "show fewer runs or pass fewer `points`")
 
 
-RunDashboard._page, RunDashboard.to_html, RunDashboard.static = _page, to_html, static
+RunDashboard._data, RunDashboard._page, RunDashboard.to_html, RunDashboard.static = _data, _page, to_html, static
 
 # %% ../../nbs/api/runs/07_dashboard.ipynb #9f5615a7
-def widget(self: RunDashboard) -> Any:
-    "The live widget; the same one every time."
-    if self._widget is None:
-        self._widget = live_widget(front("dashboard"), _bytes(self.snapshot()), self.view, self._keep, self.answer)
-    return self._widget
-
-
 def _keep(self: RunDashboard, view: Mapping) -> dict:
     "Take over what the browser shows."
     self.view = {"shown": [], **checked_view(view, self.watch.names())}
@@ -212,9 +205,4 @@ def _keep(self: RunDashboard, view: Mapping) -> dict:
     return self.view
 
 
-def show(self: RunDashboard, **options) -> None:
-    "Live under a Jupyter server, static (with `options` of `static`) where a program executes the notebook."
-    present(self.widget, lambda: self.static(**options))
-
-
-RunDashboard.widget, RunDashboard._keep, RunDashboard.show = widget, _keep, show
+RunDashboard._keep = _keep

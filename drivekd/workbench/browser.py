@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OBJECTS', 'objects_in', 'points_of', 'read_answers', 'mark_of', 'judged', 'spoken', 'Entries', 'thumbnail', 'packed',
-           'checked_view', 'QuestionBrowser', 'summary', 'to_html', 'picture_of', 'static', 'answer', 'widget', 'show']
+           'checked_view', 'QuestionBrowser', 'summary', 'to_html', 'picture_of', 'static', 'answer']
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #69d1ad79
 import base64
@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -27,7 +26,7 @@ from ..data.jsonfiles import read_log
 from ..data.problems import DataError
 from ..data.records import VQARecord
 from .figures import six_cameras
-from .live import PAGE_LIMIT, STATIC_LIMIT, live_widget, present, save_page
+from .live import PAGE_LIMIT, STATIC_LIMIT, Live, save_page, small_enough
 from .pages import Static, front, page
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #5ef060f4
@@ -165,8 +164,9 @@ def checked_view(view: Mapping) -> dict:
     return dict(view)
 
 
-class QuestionBrowser:
+class QuestionBrowser(Live):
     "Questions, pictures and answers to look through."
+    FRONT = "questions"
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class QuestionBrowser:
         width: int = 480,  # pixels of a picture
     ):
         rows = {name: read_answers(given) if isinstance(given, (str, Path)) else given for name, given in (answers or {}).items()}
-        self.entries, self.view, self.width, self._widget = Entries(records, rows), checked_view(view or {}), width, None
+        self.entries, self.view, self.width = Entries(records, rows), checked_view(view or {}), width
         self.records, self.skipped = records, len(getattr(records, "skipped", ()))
 
     def header(self, notes: Sequence[str] = ()) -> dict:
@@ -205,7 +205,7 @@ QuestionBrowser.summary = summary
 # %% ../../nbs/api/workbench/06_browser.ipynb #db5a4a93
 def _written(self: QuestionBrowser, blobs: Sequence[bytes | str | None], notes: Sequence[str] = ()) -> str:
     "A page with these pictures."
-    return page("Questions", front("questions"), packed(self.header(notes), blobs), {"view": self.view}, self.summary())
+    return page("Questions", front(self.FRONT), packed(self.header(notes), blobs), {"view": self.view}, self.summary())
 
 
 def _page(self: QuestionBrowser, limit: int, width: int) -> str:
@@ -258,7 +258,7 @@ def static(
     picture = picture_of(first, 140) if first else None
     bare = part._written([None] * len(part.entries.pictures))
     around = len(Static(bare, self.summary(), picture)._repr_html_()) - len(bare)  # a frame escapes the page and brings a picture
-    return Static(part._page(limit - around, width), self.summary(), picture, height)
+    return small_enough(Static(part._page(limit - around, width), self.summary(), picture, height), limit, "show fewer questions with `most`")
 
 
 QuestionBrowser.static = static
@@ -275,21 +275,9 @@ def answer(
     return {"error": found} if isinstance(found, str) else {"jpeg": base64.b64encode(found).decode()}
 
 
-def widget(self: QuestionBrowser) -> Any:
-    "The live widget; the same one every time."
-    if self._widget is None: self._widget = live_widget(front("questions"), packed(self.header(), [None] * len(self.entries.pictures)), self.view, self._keep, self.answer)
-    return self._widget
+def _data(self: QuestionBrowser) -> bytes:
+    "Words; pictures are asked for."
+    return packed(self.header(), [None] * len(self.entries.pictures))
 
 
-def _keep(self: QuestionBrowser, view: Mapping) -> dict:
-    "Take over what the browser shows."
-    self.view = checked_view(view)
-    return self.view
-
-
-def show(self: QuestionBrowser, **options) -> None:
-    "Live under a Jupyter server, static (with `options` of `static`) where a program executes the notebook."
-    present(self.widget, lambda: self.static(**options))
-
-
-QuestionBrowser.answer, QuestionBrowser.widget, QuestionBrowser._keep, QuestionBrowser.show = answer, widget, _keep, show
+QuestionBrowser.answer, QuestionBrowser._data, QuestionBrowser._checked = answer, _data, staticmethod(checked_view)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'SWITCHES', 'common_sides', 'on_canvas', 'checked_view', 'grids_of', 'summary_of', 'picture_of',
-           'AttentionExplorer', 'static', 'answer', 'widget', 'show', 'main']
+           'AttentionExplorer', 'static', 'answer', 'main']
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #b27ae991
 import argparse
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from .bundle import AttentionBundle, BundleError, Geometry, Plan, as_image, pick, read
 from .figures import attention_shares, six_cameras, teacher_student
-from .live import PAGE_LIMIT, STATIC_LIMIT, live_widget, present, save_page, small_enough
+from .live import PAGE_LIMIT, STATIC_LIMIT, Answer, Live, save_page, small_enough
 from .pages import Static, front, page
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #3f395d35
@@ -205,8 +205,9 @@ def picture_of(
     return teacher_student(photos, grids[first], {titles[n]: grids[n] for n in others}, f"{titles[first]}, {at}", marks, pane_width)
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #2cac0578
-class AttentionExplorer:
+class AttentionExplorer(Live):
     "A bundle to look at: live in Jupyter, as a page, as a picture."
+    FRONT = "attention"
 
     def __init__(
         self,
@@ -215,7 +216,7 @@ class AttentionExplorer:
         ablate: Callable | None = None,  # (model, boxes by picture) → before, after; see `drivekd.workbench.recording.ablation`
     ):
         self.bundle = bundle if isinstance(bundle, AttentionBundle) else read(bundle)
-        self.view, self.ablate, self._widget = checked_view(self.bundle, view or {}), ablate, None
+        self.view, self.ablate = checked_view(self.bundle, view or {}), ablate
 
     def summary(self) -> str: return summary_of(self.bundle, self.view)
 
@@ -223,7 +224,9 @@ class AttentionExplorer:
 
     def page(self) -> str:
         "The explorer as the text of one HTML file."
-        return page(f"Attention: {self.bundle.question[:80]}", front("attention"), self.bundle.to_bytes(), {"view": self.view}, self.summary())
+        return page(f"Attention: {self.bundle.question[:80]}", front(self.FRONT), self._data(), {"view": self.view}, self.summary())
+
+    def _data(self) -> bytes: return self.bundle.to_bytes()
 
     def to_html(
         self,
@@ -286,10 +289,7 @@ def _asked(bundle: AttentionBundle, content: Mapping) -> tuple[str, dict[int, li
     return content["model"], boxes
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #6e9b0f7e
-def widget(self: AttentionExplorer):
-    "The live widget of a Jupyter kernel; the same one every time."
-    if self._widget is None: self._widget = live_widget(front("attention"), self.bundle.to_bytes(), self.view, self._keep, self.answer if self.ablate else None)
-    return self._widget
+def _answers(self: AttentionExplorer) -> Answer | None: return self.answer if self.ablate else None
 
 
 def _keep(self: AttentionExplorer, view: Mapping) -> dict:
@@ -299,15 +299,7 @@ def _keep(self: AttentionExplorer, view: Mapping) -> dict:
     return kept
 
 
-AttentionExplorer.answer, AttentionExplorer.widget, AttentionExplorer._keep = answer, widget, _keep
-
-# %% ../../nbs/api/workbench/04_explorers.ipynb #c843498a
-def show(self: AttentionExplorer, **options) -> None:
-    "Live under a Jupyter server, static (with `options` of `static`) where the notebook is executed by a program."
-    present(self.widget, lambda: self.static(**options))
-
-
-AttentionExplorer.show = show
+AttentionExplorer.answer, AttentionExplorer._answers, AttentionExplorer._keep = answer, _answers, _keep
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #6d918394
 def main(
