@@ -75,7 +75,7 @@ def test_importing_drivekd_imports_no_library():
 
 
 # arrange and show trainings: only the process that executes a run imports them
-NEED_TORCH = {"drivekd.runs.answersheet", "drivekd.runs.comparison", "drivekd.runs.distill_report", "drivekd.runs.drives", "drivekd.runs.evaluation", "drivekd.runs.evaluation_report"}
+NEED_TORCH = {"drivekd.runs.answersheet", "drivekd.runs.comparison", "drivekd.runs.distill_report", "drivekd.runs.drives", "drivekd.runs.evaluation", "drivekd.runs.evaluation_report", "drivekd.runs.teaching"}
 
 
 def test_rooms_without_models_import_without_torch():

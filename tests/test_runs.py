@@ -15,8 +15,11 @@ from drivekd.models.families import InternVL
 from drivekd.models.family_miniatures import MINIATURES, miniature_vlm
 from drivekd.models.loading import VLM, load_vlm, save_vlm
 from drivekd.models.miniature import build_miniature, build_processor, train_tokenizer
+from drivekd.runs.comparison import load_models, recipe_of
 from drivekd.runs.parameters import RunError, declared, load_notebook
 from drivekd.runs.runner import main, project_root, run
+from drivekd.runs.teaching import processes_of, read_plan, taught, write_plan
+from drivekd.study.heldout import lessons
 
 RUNS = sorted((project_root() / "nbs" / "runs").glob("*.ipynb"))
 CAPABILITIES = ("perception", "reasoning", "planning")
@@ -230,3 +233,30 @@ def test_students_leave_answers_that_a_report_pairs(tiny, tmp_path, monkeypatch)
 def test_a_report_without_runs_says_how_to_make_them(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="no finished run .* make them with drivekd sweep"): play("report", tmp_path / "out", monkeypatch, folders=str(tmp_path / "empty"))
+
+
+def test_processes_share_whole_micro_batches(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert processes_of(1, 1) == 1 and processes_of(2, 4) == 2 and processes_of(0, 8) == 4
+    for processes, accumulation in ((2, 3), (0, 2), (-1, 2)):
+        with pytest.raises(RunError, match="accumulation must be a multiple"): processes_of(processes, accumulation)
+
+
+def test_a_plan_is_read_back_as_it_was_laid_out(tmp_path):
+    world = write_world(tmp_path / "world", frames=2, progress=False)
+    plan = [*read_records(world)]
+    write_plan(tmp_path / "plan.jsonl", plan)
+    assert read_plan(tmp_path / "plan.jsonl") == plan and [r.meta for r in read_plan(tmp_path / "plan.jsonl")] == [r.meta for r in plan]
+
+
+@pytest.mark.slow  # two processes import everything
+def test_two_processes_teach_the_student_of_one_and_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    world = write_world(tmp_path / "world", 6, "train", per_frame=9, progress=False)
+    plan = lessons([r for r in read_records(world) if r.capability in CAPABILITIES], 2, 6, 0)
+    _, teachers = load_models("data/miniature/student", {name: f"data/miniature/teacher_{name}" for name in CAPABILITIES})
+    found = [taught("data/miniature/student", teachers, recipe_of("agp", reweight="norm_matched"), plan, tmp_path / str(n), processes=n, steps=3, batch_size=2, accumulation=2)[0] for n in (1, 2)]
+    one, two = (torch.cat([p.flatten().double() for p in vlm.model.parameters()]) for vlm in found)
+    before = torch.cat([p.flatten().double() for p in load_vlm("data/miniature/student").model.parameters()])
+    assert (two - one).norm() < 1e-4 * (one - before).norm()
+    assert {p.name for p in (tmp_path / "2").iterdir()} == {p.name for p in (tmp_path / "1").iterdir()}, "no job, no plan, no checkpoint"

@@ -16,10 +16,11 @@ import plotly.graph_objects as go
 
 from ..data.records import VQARecord, read_records
 from ..data.world import cached_world
-from .comparison import TAUGHT, world_cache
+from .comparison import world_cache
 from .parameters import RunError
 from .report import Html, between, gain, rate
 from .runner import project_root
+from .teaching import TAUGHT
 from ..study.closed_loop import MEASURES, YARDSTICKS, Driver, Frame, paired, per_second, rank_correlation, summary
 from ..study.intervals import mean_interval, wilson
 from ..workbench.figures import palette
