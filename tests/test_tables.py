@@ -7,7 +7,8 @@ import pytest
 
 from drivekd.runs.parameters import RunError
 from drivekd.runs.report import html_report
-from drivekd.runs.study_report import claim_table, study_sections, study_tables, write_tables
+from drivekd.runs.runner import project_root
+from drivekd.runs.study_report import claim_table, deployment_table, read_deployment, study_sections, study_tables, write_tables
 from drivekd.runs.tables import (
     CONTRADICTED,
     HOLDS,
@@ -133,6 +134,17 @@ def test_the_page_the_csv_and_the_latex_say_the_same_and_nothing_in_them_runs(tm
     assert "50.0 [50.0 … 50.0]" in page.replace("</strong> <small>", " ") and '<b>x&y_%,2,50.0 [50.0 … 50.0]' in files["accuracy.csv"]
     assert r"<b>x\&y\_\% & 2" in files["accuracy.tex"] and as_latex(["a"], [["\\"]]).count(r"\textbackslash{}") == 1
     assert claim_table(claims, runs).rows[0][1] == UNTESTED
+
+
+def test_costs_stand_beside_the_variants_that_started_from_what_was_measured(tmp_path):
+    for name, student in (("small", "data/miniature/student/"), ("large", "somewhere/else")): made_up(tmp_path, f"{name}-s1", [1], params={"student": student, "seed": 1})
+    (tmp_path / "deploy.json").write_text(deployed := (project_root() / "nbs/api/study/measured/deployment.json").read_text())
+    measured = read_deployment(tmp_path / "deploy.json")
+    rows = {row[0]: row[1:] for row in deployment_table(read_runs([tmp_path]), measured).rows}
+    assert rows["small"][1] == f"{json.loads(deployed)['rows'][0]['parameters'] / 1e6:.2f}" and rows["large"][1:] == ("–",) * 4
+    for wrong in ("{}", "[1]", "nothing"):
+        (tmp_path / "deploy.json").write_text(wrong)
+        with pytest.raises(RunError, match="must hold what drivekd bench deploy --json prints"): read_deployment(tmp_path / "deploy.json")
 
 
 def test_a_file_without_claims_says_what_it_must_hold(tmp_path):

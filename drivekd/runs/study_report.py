@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Table', 'shown', 'score_table', 'gaze_table', 'against', 'claim_table', 'summary', 'claim_figure', 'command',
-           'provenance_table', 'study_tables', 'study_sections', 'write_tables']
+           'provenance_table', 'read_deployment', 'deployment_table', 'study_tables', 'study_sections', 'write_tables']
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #71f9c61c
+import json
 import math
 import re
 import shlex
@@ -18,6 +19,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..distill.capabilities import DRIVING
+from .parameters import RunError
 from .privacy import replace_text
 from .report import Html, Section, facts, figure, note, table
 from .tables import CONTRADICTED, HOLDS, SCORES, UNDECIDED, UNTESTED, Claim, Run, Runs, as_csv, as_latex, difference, judged, over_seeds, score, verdict
@@ -142,6 +144,28 @@ def provenance_table(runs: Runs) -> Table:
         rows.append((v, ", ".join(map(str, of)), "; ".join(dict.fromkeys(map(_revision, of.values()))), f"{seconds.estimate:.0f}", command(first)))
     return Table("provenance", ("variant", "seeds", "revision", "training, s", "first seed again"), tuple(rows), "Mean training time on whatever else the machine did; a time here is no measurement of speed.")
 
+# %% ../../nbs/api/runs/03c_study_report.ipynb #f6252ad7
+def read_deployment(path: str | Path) -> list[dict[str, Any]]:
+    "What `drivekd bench deploy --json` printed, a row for each model."
+    try: return [row for row in json.loads(Path(path).read_text(encoding="utf-8"))["rows"] if row["tokens_per_s"]]
+    except (OSError, ValueError, KeyError, TypeError) as e: raise RunError(f"{path} must hold what drivekd bench deploy --json prints, found something else ({type(e).__name__}); write it with drivekd bench deploy MODEL --json > {Path(path).name}") from None
+
+
+def _cost(row: Mapping[str, Any] | None) -> tuple[str, ...]:
+    "Size, memory and speed of a model as cells."
+    if row is None: return ("–",) * 4
+    def spread(of: Mapping[str, float]) -> str: return f"{of['median']:.3g} [{of['low']:.3g} … {of['high']:.3g}]"
+    return (f"{row['parameters'] / 1e6:.2f}", f"{row['memory_bytes']['peak'] / 1e9:.3f}", spread(row["tokens_per_s"]), spread(row["first_token_s"]))
+
+
+def deployment_table(runs: Runs, measured: Sequence[Mapping[str, Any]]) -> Table:
+    "Size, memory and speed of every variant's model."
+    known = {str(row["model"]).rstrip("/"): row for row in measured}
+    students = {v: str(next(iter(runs.of(v).values())).params["student"]).rstrip("/") for v in runs.variants}
+    at = " and ".join(dict.fromkeys("{dtype} on {device}, batch {batch}, {pictures} pictures, {text} text tokens, {new_tokens} new ones".format(**row["conditions"]) for row in measured))
+    return Table("deployment", ("variant", "checkpoint it started from", "million parameters", "peak memory, GB", "tokens/s", "first token, s"),
+                 tuple((v, student, *_cost(known.get(student))) for v, student in students.items()), f"drivekd bench deploy: {at}; median and range of the repetitions. A dash: not measured.")
+
 # %% ../../nbs/api/runs/03c_study_report.ipynb #fd6886da
 def _cell(text: str) -> Html | str:
     "An estimate stands out from its bounds, a command looks like one."
@@ -156,11 +180,17 @@ def _html(found: Table, reproduce: str = "") -> Html:
     return table(found.header, rows, found.caption, reproduce)
 
 
-def study_tables(runs: Runs, claims: Sequence[Claim], baseline: str = "") -> list[Table]:
+def study_tables(
+    runs: Runs,
+    claims: Sequence[Claim],
+    baseline: str = "",  # variant that all others are compared with; empty: none
+    deployment: Sequence[Mapping[str, Any]] = (),  # from `read_deployment`
+) -> list[Table]:
     "All tables of a study."
     found = [score_table(runs, what) for what in SCORES]
     if baseline: found += [against(runs, baseline, what) for what in SCORES]
     if claims: found += [claim_table(claims, runs, what) for what in SCORES]
+    if deployment: found.append(deployment_table(runs, deployment))
     return [*found, gaze_table(runs), provenance_table(runs)]
 
 
@@ -178,7 +208,7 @@ def study_sections(
     if runs.others: pieces.append(note(f"{len(runs.others)} runs do not count: " + ", ".join(f"{name} ({why})" for name, why in list(runs.others.items())[:40]) + ("…" if len(runs.others) > 40 else "")))
     sections = [Section("The runs", pieces)]
     if claims: sections.append(Section("Claims", [p for what in SCORES for p in _judgement(claims, runs, what, tables, reproduce)]))
-    sections.append(Section("Scores", [_html(tables[n], reproduce) for n in tables if n in {w.replace(" ", "_") for w in SCORES} | {"gaze"}]))
+    sections.append(Section("Scores", [_html(tables[n], reproduce) for n in tables if n in {w.replace(" ", "_") for w in SCORES} | {"gaze", "deployment"}]))
     if baseline: sections.append(Section(f"Against {baseline}", [_html(t, reproduce) for n, t in tables.items() if "_against_" in n]))
     return [*sections, Section("How to reproduce", [_html(tables["provenance"])])]
 
