@@ -188,5 +188,5 @@ def test_a_shipped_plan_can_be_read_and_names_recipes_that_exist(path):
 
 def test_every_variant_of_a_claim_is_planned():
     named = {v for c in read_claims(project_root() / "nbs" / "runs" / "plans" / "claims.yaml") for part in c.parts for v in part[:2]}
-    for plan in ("table3", "table3-miniature"):
-        assert named <= {run.name.rsplit("-s", 1)[0] for run in read_plan(project_root() / "nbs" / "runs" / "plans" / f"{plan}.yaml").runs}
+    def variants(*plans): return {run.name.rsplit("-s", 1)[0] for plan in plans for run in read_plan(project_root() / "nbs" / "runs" / "plans" / f"{plan}.yaml").runs}
+    assert named <= variants("table2-miniature", "table3-miniature") and named - variants("table3") == {"agp-small-teachers"}, "at full size table 2 is a grid of checkpoints"
