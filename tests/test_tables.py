@@ -18,6 +18,7 @@ from drivekd.runs.tables import (
     as_latex,
     difference,
     judged,
+    keep_runs,
     over_seeds,
     read_claims,
     read_runs,
@@ -134,6 +135,19 @@ def test_the_page_the_csv_and_the_latex_say_the_same_and_nothing_in_them_runs(tm
     assert "50.0 [50.0 … 50.0]" in page.replace("</strong> <small>", " ") and '<b>x&y_%,2,50.0 [50.0 … 50.0]' in files["accuracy.csv"]
     assert r"<b>x\&y\_\% & 2" in files["accuracy.tex"] and as_latex(["a"], [["\\"]]).count(r"\textbackslash{}") == 1
     assert claim_table(claims, runs).rows[0][1] == UNTESTED
+
+
+def test_a_kept_study_gives_the_same_tables_and_holds_no_reply(tmp_path):
+    for seed in (1, 2): made_up(tmp_path / "sweep", f"ce-s{seed}", [1, 0, 1]), made_up(tmp_path / "sweep", f"agp-s{seed}", [1, 1, seed - 1], params={"recipe": "agp", "seed": seed})
+    made_up(tmp_path / "sweep", "kl-s1", [1], status="failed")
+    runs, claims = read_runs([tmp_path / "sweep"]), [Claim("", (("agp", "ce", "planning"),))]
+    keep_runs(runs, tmp_path / "study.json")
+    kept = read_runs([tmp_path / "study.json"])
+    assert study_tables(kept, claims, "ce") == study_tables(runs, claims, "ce") and kept.others == runs.others
+    assert "alert" not in (tmp_path / "study.json").read_text()
+    for wrong in ("{", "[]", '{"schema": 2}'):
+        (tmp_path / "wrong.json").write_text(wrong)
+        with pytest.raises(RunError, match="is no study"): read_runs([tmp_path / "wrong.json"])
 
 
 def test_costs_stand_beside_the_variants_that_started_from_what_was_measured(tmp_path):
