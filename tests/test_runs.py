@@ -216,7 +216,7 @@ def test_the_miniatures_are_taught_examined_and_shipped(tmp_path, monkeypatch):
 
 
 def test_students_leave_answers_that_a_report_pairs(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("drivekd.runs.answersheet.world_cache", lambda: tmp_path / "worlds")
+    monkeypatch.setattr("drivekd.runs.answersheet.below_project", lambda path: tmp_path / Path(path).name)
     for name, changes in (("agp-s0", dict(recipe="agp", share_targets=True)), ("ce-s0", dict(recipe="ce", train_on="planning")), ("base-s0", dict(recipe="ce", steps=0))):
         play("student", tmp_path / name, monkeypatch, **settings(tiny, gaze_questions=1, **changes))
         (tmp_path / name / "status.json").write_text(json.dumps(dict(status="ok", pid=0, notebook="nbs/runs/student.ipynb")))
@@ -224,9 +224,9 @@ def test_students_leave_answers_that_a_report_pairs(tiny, tmp_path, monkeypatch)
     assert {line["capability"] for line in lines} == set(CAPABILITIES) and any(line["right"] is None for line in lines) and all(line["loss"] > 0 for line in lines if line["loss"] is not None)
     assert len(list((tmp_path / "targets").glob("*/*/*.safetensors"))) > 2
     assert not (tmp_path / "base-s0" / "checkpoints").exists()
-    play("report", tmp_path / "report", monkeypatch, folders=f"{tmp_path}/*-s0", baseline="ce")
+    play("report", tmp_path / "report", monkeypatch, folders=f"{tmp_path}/*-s0", baseline="ce", keep=str(tmp_path / "study.json"))
     found = json.loads((tmp_path / "report" / "result.json").read_text())["metrics"]
-    assert found["runs"] == 3 and {row["variant"] for row in found["tables"]["accuracy_against_ce"]} == {"agp", "base"}
+    assert len(json.loads((tmp_path / "study.json").read_text())["runs"]) == found["runs"] == 3 and {row["variant"] for row in found["tables"]["accuracy_against_ce"]} == {"agp", "base"}
     assert "one seed" in (tmp_path / "report" / "report.html").read_text() and (tmp_path / "report" / "accuracy.tex").exists()
 
 

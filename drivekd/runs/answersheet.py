@@ -22,7 +22,7 @@ from ..distill.hooks import decoder_layers
 from ..distill.teachers import Teachers
 from ..models.digests import digest
 from ..models.loading import VLM
-from .comparison import in_order, world_cache
+from .comparison import below_project, in_order
 from .distill_report import final_loss
 from ..study.benchmark import Row, as_plain, moment, summarise
 
@@ -72,4 +72,4 @@ def target_folder(student: VLM, teachers: Mapping[str, VLM], recipe: Recipe) -> 
     if not recipe.capabilities: return None
     with torch.no_grad(): known = Teachers({c.name: teachers[c.name] for c in recipe.capabilities}, recipe, decoder_layers(student), None, student)
     about = json.dumps(identity(known, student.processor, "float32"), sort_keys=True, default=str)
-    return world_cache().parent / "targets" / digest([about])[:16]
+    return below_project("outputs/targets") / digest([about])[:16]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'PRECISIONS', 'CLOSED_KINDS', 'TEACHER', 'SINGLE_LAYER', 'find', 'label_of', 'check_counts', 'check_share',
-           'check_precisions', 'recipe_of', 'choose_device', 'load_models', 'Questions', 'world_cache', 'from_world',
-           'prefixes', 'from_file', 'to_learn', 'peak_memory', 'Examination', 'in_order', 'of_capability', 'examined',
-           'chosen_questions', 'examine', 'gaze_distances', 'shown_question', 'tagged_question']
+           'check_precisions', 'recipe_of', 'choose_device', 'load_models', 'Questions', 'below_project', 'world_cache',
+           'from_world', 'prefixes', 'from_file', 'to_learn', 'peak_memory', 'Examination', 'in_order', 'of_capability',
+           'examined', 'chosen_questions', 'examine', 'gaze_distances', 'shown_question', 'tagged_question']
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #c58dbf23
 import os
@@ -116,11 +116,16 @@ class Questions:
     generated: bool  # miniature world?
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #49405ca4
-def world_cache() -> Path:
-    "Worlds are shared by runs: outputs/worlds of the project, or of the working folder outside one."
+def below_project(path: str) -> Path:
+    "Where runs keep what they share: below the project, or below the working folder outside one."
     try: root = project_root()
     except RunError: root = Path()
-    return Path(os.path.relpath(root / "outputs" / "worlds"))
+    return Path(os.path.relpath(root / path))
+
+
+def world_cache() -> Path:
+    "Worlds are shared by runs."
+    return below_project("outputs/worlds")
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #eba16eb3
 CLOSED_KINDS = (*CHOICE_KINDS, "moving direction", "traffic sign")  # of the miniature world: options, or yes and no

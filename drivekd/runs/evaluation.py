@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['OFFLINE', 'GIVEN', 'UNKNOWING', 'STUFFED', 'settings_of', 'Quiz', 'quiz_from_file', 'quiz_from_world', 'judge_of',
-           'descriptions_of', 'check_none_negative', 'asking_of', 'model_of', 'Evaluation', 'answer_store', 'of_others',
-           'floors_of', 'evaluate_file', 'evaluate_model', 'reply_counts', 'evaluation_of', 'check_judged',
-           'answer_rows']
+           'descriptions_of', 'check_none_negative', 'asking_of', 'model_of', 'Evaluation', 'of_others', 'floors_of',
+           'evaluate_file', 'evaluate_model', 'reply_counts', 'evaluation_of', 'check_judged', 'answer_rows']
 
 # %% ../../nbs/api/runs/04_evaluation.ipynb #cf43b1cb
 import hashlib
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +23,6 @@ from ..data.records import RecordSet, read_records
 from ..models.loading import VLM, load_vlm
 from .comparison import find, prefixes, world_cache
 from .parameters import RunError, refusals
-from .runner import project_root
 from ..study.answerlog import AnswerLog
 from ..study.asking import Asking, Reply, ask, given_replies, model_digest, spoiled
 from ..study.drivebench import BUCKETS, Item, LeftOut, chosen, routed, system_prompt
@@ -172,13 +169,6 @@ class Evaluation:
     def first(self) -> tuple[str, list[Mark]]: return next((name, marks) for name, marks in self.marks.items() if marks)  # what leads the page
     @cached_property
     def over_floors(self) -> dict[str, dict[str, Interval]]: return {name: triad_differences(floor, self.first[1])[0] for name, floor in self.floors.items()}  # paired
-
-# %% ../../nbs/api/runs/04_evaluation.ipynb #906f242b
-def answer_store(path: str) -> Path:
-    "The folder of answer logs: below the project, or below the working folder outside one."
-    try: root = project_root()
-    except RunError: root = Path()
-    return Path(os.path.relpath(root / path))
 
 # %% ../../nbs/api/runs/04_evaluation.ipynb #8f438570
 UNKNOWING = "I do not know."
