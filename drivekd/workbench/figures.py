@@ -163,7 +163,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _label(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int = 13) -> None:
+def _label(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int = 14) -> None:
     "Text on a dark plate, readable on any photograph."
     box = draw.textbbox(at, text, font=_font(size))
     draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill=_INK)
@@ -176,8 +176,8 @@ def _pane(image: Image.Image | None, name: str, note: str, size: tuple[int, int]
     if image is not None:
         pane.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     text, draw = f"{name}  {note}".strip(), ImageDraw.Draw(pane)
-    wide = draw.textlength(text, font=_font(13)) + 16
-    _label(draw, (9, 7), text, min(13, int(13 * size[0] / wide)))
+    wide = draw.textlength(text, font=_font(14)) + 16
+    _label(draw, (9, 7), text, min(14, int(14 * size[0] / wide)))
     return pane
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #638efc8c
@@ -191,7 +191,7 @@ def _mark_tags(
         cx, cy = x * image.width, y * image.height
         for width, colour in ((5, _INK), (2, _PAPER)):
             draw.ellipse((cx - r, cy - r, cx + r, cy + r), outline=colour, width=width)
-        _label(draw, (int(cx + r + 6), int(cy - 8)), label, 12)
+        _label(draw, (int(cx + r + 6), int(cy - 8)), label, 14)
     return image
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #81c6123a
@@ -224,7 +224,7 @@ def _percent(value: float) -> str:
 # %% ../../nbs/api/workbench/01_figures.ipynb #40b27937
 def _scale(width: int, colours: np.ndarray, low: str, high: str, text: str) -> Image.Image:
     "A colour bar with its ends and what they mean, as wide as its text needs."
-    font, words = _font(13), f"{high}   {text}"
+    font, words = _font(14), f"{high}   {text}"
     x = 10 + int(font.getlength(low))
     sheet = Image.new("RGB", (max(width, x + len(colours) + 10 + int(font.getlength(words))), 26), _PAPER)
     draw = ImageDraw.Draw(sheet)
