@@ -114,7 +114,7 @@ def exercise(
             if answer is None: return print(ask)
             try: right, sentence = check(answer)
             except Unusable as why: right, sentence = False, str(why)
-            print("right!" if right else "not yet:", sentence)
+            print("right!" if right else "not yet:", *sentence.split())  # in one line, whatever the answer's own text is
             return bool(right)
         return checked
     return around
