@@ -93,13 +93,13 @@ def whole(answer: Any, low: int = 0, high: int = 1_000_000) -> int:
 
 def several(
     answer: Any,
-    count: int | None = None,  # how many; None: one or more
+    count: int | None = None,  # how many; None: one to a thousand
     low: float = -1e6,
     high: float = 1e6,
 ) -> list[float]:
     "The answer, if it is a list of so many numbers."
     listed = hasattr(answer, "__getitem__") and hasattr(answer, "__len__") and not isinstance(answer, (str, bytes, dict)) and getattr(answer, "ndim", 1)
-    if not listed or len(answer) != (count or max(1, len(answer))):
+    if not listed or not (len(answer) == count if count else 0 < len(answer) <= 1000):
         raise Unusable(f"a list of {count or 'some'} numbers is wanted, found {type(answer).__name__} {shortened(answer)}")
     return [number(value, low, high) for value in answer]
 
