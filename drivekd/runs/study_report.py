@@ -219,7 +219,7 @@ def _judgement(claims: Sequence[Claim], runs: Runs, what: str, tables: Mapping[s
     drawn = [figure(chart, "Points: means over seeds; whiskers: 95 % intervals. Right of zero is as claimed.")] if chart.data else []
     return [summary(claims, runs, what), *drawn, _html(tables[f"claims_{what.replace(' ', '_')}"], reproduce)]
 
-
+# %% ../../nbs/api/runs/03c_study_report.ipynb #48852f8b
 def write_tables(folder: Path, tables: Sequence[Table]) -> list[Path]:
     "Each table as CSV and as LaTeX."
     written = []
