@@ -173,7 +173,7 @@ def keyed_permutation(
     return np.random.default_rng(list(key)).permutation(n).tolist()
 
 # %% ../../nbs/api/distill/05_agp.ipynb #5b238b46
-TORCHJD_DEFAULTS = {"CAGrad": {"c": 0.5}, "FairGrad": {"alpha": 1.0}}  # required arguments without a default there: our choice
+TORCHJD_DEFAULTS = {"CAGrad": {"c": 0.5}, "FairGrad": {"alpha": 1.0}, "Krum": {"n_byzantine": 0}}  # required arguments without a default there: our choice
 
 
 def torchjd_weighting(

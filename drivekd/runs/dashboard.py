@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .tail import Watch
-from ..workbench.figures import COLOURS
+from ..workbench.figures import COLOURS, polyline
 from ..workbench.live import PAGE_LIMIT, STATIC_LIMIT, Live, save_page, small_enough
 from ..workbench.pages import Static, front, page
 
@@ -50,12 +50,6 @@ def _points(student: Mapping, key: str) -> list[tuple[float, float]]:
     return [(x, np.nan if y is None else y) for x, y in zip(student["steps"], values)]
 
 
-def _polyline(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], colour: str) -> None:
-    "Lines between neighbours that are both there."
-    for a, b in zip(points, points[1:]):
-        if a[1] == a[1] and b[1] == b[1]: pen.line((a, b), fill=colour, width=2)
-
-
 def chart(
     curves: Mapping[str, Sequence[tuple[float, float]]],  # colour → points
     title: str,
@@ -73,15 +67,18 @@ def chart(
         pen.line((place((x0, y)), place((x1, y))), fill="#d9dde2")
         pen.text((40, place((x0, y))[1]), f"{y:.3g}", fill="#5c6570", font=font, anchor="rm")
     for x, anchor in ((x0, "lt"), (x1, "rt")): pen.text((place((x, y0))[0], high - 16), f"{x:g}", fill="#5c6570", font=font, anchor=anchor)
-    for colour, points in curves.items(): _polyline(pen, [place(p) for p in points], colour)
+    for colour, points in curves.items(): polyline(pen, [place(p) for p in points], colour)
     return image
 
 # %% ../../nbs/api/runs/07_dashboard.ipynb #dcf90d32
+def _progress(student: Mapping) -> str: return f"{student['step']}" + (f" of {student['of']}" if student["of"] else "")
+
+
 def sheet(
     runs: Sequence[Mapping],  # of `Run.as_dict`
 ) -> Image.Image:
     "Four charts of the first students, and who is who."
-    students = [(f"{run['name']} / {s['name']}: {run['status']}, step {s['step']}", s) for run in runs for s in run["students"]][:len(COLOURS)]
+    students = [(f"{run['name']} / {s['name']}: {run['status']}, step {_progress(s)}", s) for run in runs for s in run["students"]][:len(COLOURS)]
     drawn = [chart({colour: _points(s, key) for colour, (_, s) in zip(COLOURS, students)}, title) for key, title in _PANELS]
     wide, high = drawn[0].size
     out = Image.new("RGB", (2 * wide, 2 * high + 10 + 16 * len(students)), "white")
@@ -137,7 +134,7 @@ def summary(self: RunDashboard) -> str:
     said = []
     for run in self.runs(400):
         state = run["status"] + (f" ({run['error']})" if run["error"] else "")
-        students = [f"{s['name']} at step {s['step']}, loss from {_ended(s['curves'].get('loss', []))}" for s in run["students"]]
+        students = [f"{s['name']} at step {_progress(s)}, loss from {_ended(s['curves'].get('loss', []))}" for s in run["students"]]
         said.append(f"{run['name']}: {state}; {'; '.join(students) or 'no telemetry'}")
     return ". ".join(said or ["No run is shown"]) + "."
 

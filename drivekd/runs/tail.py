@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'MOST', 'Tail', 'numbers_of', 'Curves', 'rate', 'breaks', 'parts', 'thinned', 'thinned_steps', 'plain',
-           'Student', 'below', 'telemetry_files', 'status_of', 'parameters_of', 'memory_of', 'trainer_log', 'Run',
-           'peak_memory', 'run_names', 'refused_runs', 'Watch', 'excerpt']
+           'Student', 'below', 'telemetry_files', 'status_of', 'parameters_of', 'memory_of', 'steps_of', 'trainer_log',
+           'Run', 'peak_memory', 'run_names', 'refused_runs', 'Watch', 'excerpt']
 
 # %% ../../nbs/api/runs/06_tail.ipynb #75fb9612
 import json
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -25,12 +25,13 @@ from .runner import members, read_status
 
 # %% ../../nbs/api/runs/06_tail.ipynb #118b9064
 AT_ONCE = 16_000_000  # bytes of one look; the rest waits for the next, so that a view of a long run opens at once
+_REMEMBERED = 1000  # bytes by which a file is known again
 
 
 class Tail:
     "A growing JSON Lines file; anything but a regular file raises ValueError."
 
-    def __init__(self, path: Path): self.path, self.flaws, self._identity, self._at, self._line = Path(path), [], None, 0, 0
+    def __init__(self, path: Path): self.path, self.flaws, self._identity, self._at, self._line, self._known = Path(path), [], None, 0, 0, (b"", b"")
 
     def read(self) -> tuple[bool, list[dict]]:  # whether it began again, new rows
         "What was added since the last look."
@@ -38,12 +39,20 @@ class Tail:
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode): raise ValueError(f"telemetry is a regular file, {self.path.name} is not.")
-            again = (found.st_dev, found.st_ino) != self._identity or found.st_size < self._at
+            again = (found.st_dev, found.st_ino) != self._identity or found.st_size < self._at or self._known != self._ends(file)
             if again: self._identity, self._at, self._line, self.flaws = (found.st_dev, found.st_ino), 0, 0, []
             file.seek(self._at)
             whole = file.read(AT_ONCE).rpartition(b"\n")
-        self._at += len(whole[0]) + len(whole[1])
+            self._at += len(whole[0]) + len(whole[1])
+            self._known = self._ends(file)
         return again, [row for line in whole[0].split(b"\n") if whole[1] for row in self._row(line)]
+
+    def _ends(self, file: BinaryIO) -> tuple[bytes, bytes]:
+        "How the part that was read begins (its first line) and ends."
+        file.seek(0)
+        first = file.readline(min(self._at, _REMEMBERED))
+        file.seek(max(0, self._at - _REMEMBERED))
+        return first, file.read(min(self._at, _REMEMBERED))
 
     def _row(self, line: bytes) -> Iterator[dict]:
         "The row of a line, if it is one."
@@ -140,12 +149,21 @@ def breaks(
     return np.flatnonzero((jumps > 1.5 * usual) | (jumps < 0)) + 1
 
 
+def _torn(rows: int, broken: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    "Equal parts; one that holds a break has a gap on both sides."
+    size = math.ceil(rows / (limit // 3))
+    torn, found = {b // size for b in broken}, []
+    for k, start in enumerate(range(0, rows, size)): found += [(start, start)] * bool(k and torn & {k - 1, k}) + [(start, min(start + size, rows))]
+    return found
+
+
 def parts(
     steps: np.ndarray,
     limit: int,  # points of a curve
 ) -> list[tuple[int, int]]:  # [start, end) of rows that become two points; an empty part is a gap
     "Rows cut for thinning."
     cuts = [0, *breaks(steps).tolist(), len(steps)]
+    if 4 * len(cuts) + 2 > limit: return _torn(len(steps), cuts[1:-1], limit)
     size = max(1, math.ceil(len(steps) / max(1, limit // 2 - 2 * len(cuts))))
     found: list[tuple[int, int]] = []
     for start, end in zip(cuts, cuts[1:]):
@@ -270,14 +288,29 @@ def _resident(process: Any) -> int:
     except psutil.NoSuchProcess: return 0
 
 # %% ../../nbs/api/runs/06_tail.ipynb #d800ab7b
+def _state(folder: Path) -> dict:
+    "The newest checkpoint's `trainer_state.json`; empty without one."
+    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
+    try: found = json.loads(states[-1].read_text(encoding="utf-8")) if states else {}
+    except (OSError, ValueError): return {}
+    return found if isinstance(found, dict) else {}
+
+
+def steps_of(
+    folder: Path,  # of a student
+    parameters: Mapping[str, str],  # of its run
+) -> int | None:
+    "Steps that a student is to make: what its checkpoint says, or what the run was told."
+    found = _state(folder).get("max_steps") or parameters.get("steps")
+    try: return int(found) or None
+    except (TypeError, ValueError): return None
+
+
 def trainer_log(
     folder: Path,  # of a student
 ) -> dict[str, list]:  # name → [step, value] pairs
-    "Learning rate, gradient norm and evaluations of the newest checkpoint's `trainer_state.json`."
-    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
-    if not states: return {}
-    try: rows = json.loads(states[-1].read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError, TypeError): return {}
+    "Learning rate, gradient norm and evaluations of the newest checkpoint."
+    rows = _state(folder).get("log_history")
     wanted = ("learning_rate", "grad_norm")
     found: dict[str, list] = {}
     for row in rows if isinstance(rows, list) else ():
@@ -316,8 +349,9 @@ class Run:
 
     def as_dict(self, limit: int) -> dict:
         "The run for a view."
-        students = [s.as_dict(limit) | {"log": trainer_log(s.tail.path.parent)} for s in self.students.values()]
-        return {"name": self.name, "version": self.version, **self.said, "parameters": parameters_of(self.folder), "memory": self.memory, "peak": peak_memory(self.folder), "students": students}
+        told = parameters_of(self.folder)
+        students = [s.as_dict(limit) | {"log": trainer_log(s.tail.path.parent), "of": steps_of(s.tail.path.parent, told)} for s in self.students.values()]
+        return {"name": self.name, "version": self.version, **self.said, "parameters": told, "memory": self.memory, "peak": peak_memory(self.folder), "students": students}
 
 
 def peak_memory(folder: Path) -> float | None:  # GB

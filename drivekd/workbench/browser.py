@@ -53,9 +53,11 @@ def _point(tag: ObjectTag, text: str, where: str, pictures: Mapping[str | None, 
 def points_of(
     record: VQARecord,
     pictures: Mapping[str | None, int],  # camera → index of the record's picture
+    replies: Sequence[str] = (),
 ) -> list[dict]:
-    "Every tag of question and answer, once."
-    found = [_point(tag, text, where, pictures) for where, text in (("question", record.question), ("answer", record.answer)) for tag in parse_tags(text)]
+    "Every tag of question, answer and replies, once: it belongs to the first that names it."
+    texts = [("question", record.question), ("answer", record.answer), *(("reply", reply) for reply in replies)]
+    found = [_point(tag, text, where, pictures) for where, text in texts for tag in parse_tags(text)]
     return list({tag["text"]: tag for tag in reversed(found)}.values())[::-1]
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #60ef7a49
@@ -123,7 +125,7 @@ class Entries:
         pictures = [self._place[ref] for ref in r.images]
         cameras = {ref.camera: i for ref, i in zip(r.images, pictures)}
         return {"id": r.id, "index": r.index, "question": _clipped(r.question), "answer": _clipped(r.answer), "capability": r.capability, "kind": str(r.meta.get("kind") or ""), "frame": r.frame or "",
-                "cameras": sorted((c for c in cameras if c), key=camera_rank), "pictures": pictures, "tags": points_of(r, cameras), "objects": objects_in(f"{r.question} {r.answer}"), "said": said}
+                "cameras": sorted((c for c in cameras if c), key=camera_rank), "pictures": pictures, "tags": points_of(r, cameras, [s["reply"] for s in said]), "objects": objects_in(f"{r.question} {r.answer}"), "said": said}
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #6fdb26a2
 @lru_cache(maxsize=512)  # looking back is common
@@ -244,6 +246,14 @@ def picture_of(
     return six_cameras(photos, None, record.question[:100], tags=marks, pane_width=pane_width)
 
 
+def _first_picture(records: Sequence[VQARecord]) -> Image.Image | None:
+    "The first question all of whose pictures are there."
+    for record in records:
+        try: return picture_of(record, 140) if record.images else None
+        except DataError: continue  # the page says which one is lost
+    return None
+
+
 def static(
     self: QuestionBrowser,
     most: int = 24,  # questions
@@ -254,8 +264,7 @@ def static(
     "The first questions for an executed notebook: a sandboxed frame, a picture and a summary."
     part = QuestionBrowser(self.records[:most], None, self.view)
     part.entries.rows, part.entries.speakers = self.entries.rows[:most], self.entries.speakers
-    first = next((r for r in self.records if r.images), None)
-    picture = picture_of(first, 140) if first else None
+    picture = _first_picture(self.records[:most])
     bare = part._written([None] * len(part.entries.pictures))
     around = len(Static(bare, self.summary(), picture)._repr_html_()) - len(bare)  # a frame escapes the page and brings a picture
     return small_enough(Static(part._page(limit - around, width), self.summary(), picture, height), limit, "show fewer questions with `most`")

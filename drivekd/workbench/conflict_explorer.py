@@ -7,13 +7,14 @@ __all__ = ['STATIC_STEPS', 'conflict_summary', 'conflict_picture', 'ConflictExpl
 
 # %% ../../nbs/api/workbench/05a_conflict_explorer.ipynb #021256f2
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from .conflicts import METHODS, conflict_record
-from .figures import COLOURS
+from .figures import polyline, term_colours, with_gaps
 from .live import STATIC_LIMIT, Live, save_page, small_enough
 from .pages import Static, front, page
 
@@ -30,24 +31,36 @@ def conflict_summary(record: Mapping) -> str:
     fired = {n: [_gave_way(s, n) for s in steps if n in s["merged"]] for n in names}
     parts = [f"{n} gave way to CE in {sum(f)} of {len(f)} steps" for n, f in fired.items() if f]
     second = sum(any(map(any, s["fired_stage2"])) for s in steps)
-    return f"Gradient conflicts of {record['recorded']} steps, {len(steps)} of them shown. Stage 1: {'; '.join(parts)}. Stage 2 projected in {second} of {len(steps)} steps."
+    held = [s["planes"]["lengths"]["explained"] for s in steps if s["planes"]["lengths"]["explained"] is not None]
+    flat = f" Two directions hold {_span(held)} of the gradients' squared length." if held else ""
+    return f"Gradient conflicts of {record['recorded']} steps, {len(steps)} of them shown. Stage 1: {'; '.join(parts)}. Stage 2 projected in {second} of {len(steps)} steps.{flat}"
+
+
+def _span(parts: Sequence[float]) -> str:
+    low, high = f"{min(parts):.0%}", f"{max(parts):.0%}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _with_ce(step: Mapping, name: str) -> float | None:
+    "Raw cosine of a capability and CE, if the step has both."
+    places = [step["terms"].index(t) for t in ("ce", name) if t in step["terms"]]
+    return step["cosines"][places[0]][places[1]] if len(places) == 2 and "cosines" in step else None
 
 
 def conflict_picture(
     record: Mapping,
     size: tuple[int, int] = (640, 200),  # pixels
 ) -> Image.Image:
-    "Cosine of each capability with CE over the run, before any projection."
-    (width, height), steps = size, record["steps"]
-    image = Image.new("RGB", size, "white")
-    pen, names = ImageDraw.Draw(image), [t for t in record["terms"] if t != "ce"]
-    curves = {n: [(i, s["cosines"][s["terms"].index("ce")][s["terms"].index(n)]) for i, s in enumerate(steps) if n in s["terms"]] for n in names}
-    reach = max([abs(c) for curve in curves.values() for _, c in curve] + [.1])
+    "Cosine of each capability with CE over the run, before any projection; missing steps are gaps."
+    (width, height), numbers = size, [s["step"] for s in record["steps"]]
+    image, colours = Image.new("RGB", size, "white"), {t: c for t, c in term_colours(record["terms"]).items() if t != "ce"}
+    curves, pen = {n: with_gaps(numbers, [_with_ce(s, n) for s in record["steps"]]) for n in colours}, ImageDraw.Draw(image)
+    reach = max([abs(c) for _, curve in curves.values() for c in curve if c is not None] + [.1])
     pen.line([(0, height / 2), (width, height / 2)], fill="#9aa2ab")
-    for k, (name, curve) in enumerate(curves.items()):
-        points = [(width * i / max(1, len(steps) - 1), height / 2 * (1 - .9 * c / reach)) for i, c in curve]
-        if len(points) > 1: pen.line(points, fill=COLOURS[k % len(COLOURS)], width=2)
-        pen.text((8 + 110 * k, 6), name, fill=COLOURS[k % len(COLOURS)])
+    for k, (name, (at, curve)) in enumerate(curves.items()):
+        across = [width * (x - numbers[0]) / max(1, numbers[-1] - numbers[0]) for x in at]
+        polyline(pen, [(x, math.nan if c is None else height / 2 * (1 - .9 * c / reach)) for x, c in zip(across, curve)], colours[name])
+        pen.text((8 + 110 * k, 6), name, fill=colours[name])
     pen.text((8, height - 16), f"cosine with CE, -{reach:.2f} to +{reach:.2f}", fill="#5d666f")
     return image
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .figures import COLOURS
+from .figures import polyline, term_colours
 from .live import Live, save_page, small_enough
 from .pages import Static, front, page
 
@@ -95,6 +95,12 @@ def _own(studies: Mapping[str, Mapping]) -> dict[str, Mapping]:
     return {name: s for name, s in studies.items() if s["advice"]} or dict(studies)
 
 
+def _whole(curve: Mapping) -> list[tuple[int, float]]:
+    "Every layer from the first to the last; NaN where there is no value."
+    values = {x: y for x, y in zip(curve["x"], curve["value"]) if y is not None}
+    return [(x, values.get(x, math.nan)) for x in range(min(curve["x"], default=0), max(curve["x"], default=-1) + 1)]
+
+
 def prestudy_picture(
     studies: Mapping[str, Mapping],
     size: tuple[int, int] = (640, 220),  # pixels
@@ -103,13 +109,13 @@ def prestudy_picture(
     def shown(curve): return curve["analysis"] == "intra" and curve["feature"] in ("attention", "not stated")
     lines = [c for s in _own(studies).values() for c in s["curves"] if shown(c)]
     values = [v for c in lines for v in c["value"] if v is not None] or [0, 1]
-    groups, image = list(dict.fromkeys(c["group"] for c in lines)), Image.new("RGB", size, "white")
+    colours, image = term_colours(dict.fromkeys(c["group"] for c in lines)), Image.new("RGB", size, "white")
     pen, (width, height), low, reach = ImageDraw.Draw(image), size, min(values), max(values) - min(values) or 1
     for c in lines:
-        step = (width - 16) / max(1, len(c["x"]) - 1)
-        spots = [(8 + step * i, 24 + (height - 44) * (1 - (v - low) / reach)) for i, v in enumerate(c["value"]) if v is not None]
-        if len(spots) > 1: pen.line(spots, fill=COLOURS[groups.index(c["group"]) % len(COLOURS)], width=2)
-    for k, group in enumerate(groups): pen.text((8 + 110 * k, 4), group[:16], fill=COLOURS[k % len(COLOURS)])
+        first, last = min(c["x"], default=0), max(c["x"], default=0)
+        spots = [(8 + (width - 16) * (x - first) / (last - first or 1), 24 + (height - 44) * (1 - (y - low) / reach)) for x, y in _whole(c)]
+        polyline(pen, spots, colours[c["group"]])
+    for k, (group, colour) in enumerate(colours.items()): pen.text((8 + 110 * k, 4), group[:16], fill=colour)
     said = f"similarity of attention within a capability, {low:.2f} to {max(values):.2f}, first to last layer"
     pen.text((8, height - 16), said, fill="#5d666f")
     return image

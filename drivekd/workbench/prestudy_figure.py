@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figures import COLOURS
+from .figures import palette, term_colours
 from .safe import plotly_text
 
 # %% ../../nbs/api/workbench/07_prestudy_figure.ipynb #d0b90f00
@@ -51,8 +51,8 @@ def prestudy_figure(
         shown = [(p, c) for c in curves if (p := panel_of(c, feature, variation)) is not None]
         for panel in range(4):
             here = sorted((c for p, c in shown if p == panel), key=_rank)
-            for n, c in enumerate(here):
-                _line(fig, c, model if len(studies) > 1 else "", COLOURS[n % len(COLOURS)], style, panel)
+            colours = (term_colours if panel in (1, 3) else palette)(dict.fromkeys(map(line_name, here)))
+            for c in here: _line(fig, c, model if len(studies) > 1 else "", colours[line_name(c)], style, panel)
     fig.update_annotations(font_size=13)  # the titles of four panels side by side
     fig.update_xaxes(title_text="layer", title_standoff=4)
     fig.update_xaxes(title_text="tenth of the answer", col=4)

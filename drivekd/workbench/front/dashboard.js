@@ -1,6 +1,5 @@
 // The run dashboard: what there is to draw, then the drawing, then what is pressed. Fed by a snapshot, and by a kernel that reads on if there is one.
 
-const INKS = ["#3b82c4", "#e08a2e", "#2e9e77", "#c2549d", "#8a8f98", "#7d6bd0", "#c0504d", "#5aa7b0"];
 const SECTIONS = [["overview", "Overview"], ["losses", "Losses"], ["weights", "Weights"], ["cosines", "Cosines"], ["fired", "What fired"], ["machine", "Machine"], ["log", "Trainer\u2019s log"]];
 const BADGES = {running: "\u25b6", queued: "\u2026", ok: "\u2713", failed: "\u2715", killed: "\u2715", timeout: "\u2715", refused: "\u2298"};
 const EVERY = 2000;  // milliseconds between two looks of the kernel
@@ -19,12 +18,7 @@ function brief(x) {
 const duration = s => s == null ? "\u2013" : s < 90 ? Math.round(s) + " s" : s < 5400 ? Math.round(s / 60) + " min" : (s / 3600).toFixed(1) + " h";
 const gigabytes = bytes => (bytes / 1e9).toFixed(2) + " GB";
 
-/** About n round numbers between two. */
-function ticks(low, high, n) {
-  const raw = (high - low) / n, ten = 10 ** Math.floor(Math.log10(raw)), step = ten * [1, 2, 5, 10].find(m => m * ten >= raw), out = [];
-  for (let x = Math.ceil(low / step) * step; x <= high + step * 1e-6; x += step) out.push(Math.abs(x) < step * 1e-6 ? 0 : x);
-  return out;
-}
+const progress = student => student.of ? `${student.step} of ${student.of}` : String(student.step);
 
 /** Mean of the last k known values; a gap begins it again. */
 function smoothed(values, k) {
@@ -70,8 +64,8 @@ const PANELS = {
   losses: s => [panel("loss", "Total loss, as minimised", POSITIVE), ...starting(s, "losses").map(k => panel(k, "Loss: " + word(k), POSITIVE))],
   weights: s => [...starting(s, "loss_weights").map(k => panel(k, "Weight: " + word(k), {low: 0})), ...starting(s, "ratios").map(k => panel(k, "Weighted gradient of " + word(k) + " relative to CE", POSITIVE)),
     ...starting(s, "norms_unweighted").map(k => panel(k, "Gradient norm: " + word(k), POSITIVE))],
-  cosines: s => [...starting(s, "cosines").map(k => panel(k, word(k), {...COSINE, curves: [k, k.replace("cosines/", "cosines_stage1/")], note: "pale: before stage 1, strong: after"})),
-    ...starting(s, "cosines_merged").map(k => panel(k, word(k) + ", merged", {...COSINE, curves: [k, k.replace("cosines_merged/", "cosines_stage2/")], note: "pale: before stage 2, strong: after"}))],
+  cosines: s => [...starting(s, "cosines").map(k => panel(k, "Raw: " + word(k), {...COSINE, curves: [k, k.replace("cosines/", "cosines_stage1/")], note: "pale: before stage 1, strong: after"})),
+    ...starting(s, "cosines_merged").map(k => panel(k, "Merged with CE: " + word(k), {...COSINE, curves: [k, k.replace("cosines_merged/", "cosines_stage2/")], note: "pale: before stage 2, strong: after"}))],
   fired: s => [...starting(s, "fired_stage1").map(k => panel(k, "Stage 1 on " + word(k), {...SHARE, flag: true})), ...starting(s, "fired_stage2").map(k => panel(k, "Stage 2: " + word(k), {...SHARE, flag: true})), panel("ce_share", "Share of CE in the gradient", SHARE)],
   machine: s => [panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory while watched, GB", {low: 0, own: true}), panel("memory_gb", "Accelerator memory, peak so far, GB", {low: 0}), panel("seconds", "Seconds since the trainer began", {low: 0})],
   log: s => [...new Set(s.flatMap(x => Object.keys(x.log || {})))].map(k => panel("log/" + k, k.replace(/_/g, " "))),
@@ -235,7 +229,7 @@ class DashboardView {
       const key = `${run.name} / ${student.name}`;
       if (!this.inks.has(key)) this.inks.set(key, this.inks.size);
       const i = this.inks.get(key);
-      return {...student, key, label: key, run, memory: student === run.students[0] ? run.memory : [], ink: INKS[i % INKS.length], dash: i < INKS.length ? [] : [7, 2]};
+      return {...student, key, label: key, run, memory: student === run.students[0] ? run.memory : [], ink: COLOURS[i % COLOURS.length], dash: i < COLOURS.length ? [] : [7, 2]};
     }));
   }
   students() { return this.all().filter(s => !this.state.hidden.includes(s.key)); }
@@ -258,9 +252,9 @@ class DashboardView {
     this.pulse = el("span", {class: "dk-pulse"});
     this.pause = button("Pause", () => this.hold(), {hidden: !this.live});
     this.grid = el("div", {class: "dk-grid"}); this.readout = el("p", {class: "dk-note dk-readout"});
-    this.whole = button("Whole run", () => this.zoom(null), {hidden: true});
+    this.whole = button("Whole run", () => { this.zoom(null); this.charts[0].over.focus({preventScroll: true}); }, {hidden: true});
     this.box.body.append(el("style", {}, LOOK), el("div", {class: "dk-row"}, el("h3", {class: "dk-title"}, "Runs"), this.pulse, this.pause, el("span", {class: "dk-push"}),
-      button("Picture", () => this.keep(), {title: "picture of this view (p)"}), button("Keys", () => this.help())),
+      button("Picture", () => this.keep(), {title: "picture of this view (p)"}), button("Keys", () => tellKeys(this.box, KEYS))),
     this.table, el("div", {class: "dk-row dk-tools"}, this.sections.node, el("span", {class: "dk-push"}), this.whole, this.axis.node, this.log.node, this.smooth.node), this.grid, this.readout);
     on(this.box.root, "keydown", e => this.key(e));
     if (!this.channel.kernel) on(document, "keydown", e => { if (e.target === document.body) this.key(e); });  // a page is all ours
@@ -272,7 +266,8 @@ class DashboardView {
     const specs = PANELS[s.section](this.students());
     if (specs.map(p => p.key).join("\n") !== this.charts.map(c => c.spec.key).join("\n")) {
       this.charts = specs.map(spec => new Chart(this, spec));
-      this.grid.replaceChildren(...this.charts.length ? this.charts.map(c => c.node) : [el("p", {class: "dk-note"}, this.students().length ? "The runs that are shown have recorded nothing of this." : "Tick a run to see its curves.")]);
+      const note = this.students().length ? "The runs that are shown have recorded nothing of this." : "Tick a run to see its curves.";
+      keepFocus(this.grid, () => this.grid.replaceChildren(...this.charts.length ? this.charts.map(c => c.node) : [el("p", {class: "dk-note"}, note)]), this.charts.length ? this.charts[0].over : this.table);
     }
     this.fit();
   }
@@ -288,9 +283,9 @@ class DashboardView {
   // --- the table of runs
 
   showRuns() {
-    const focus = this.box.root.contains(document.activeElement) && document.activeElement.dataset.focus, all = this.all(), rows = this.listed.map(listed => this.runRow(listed, all.filter(s => s.run.name === listed.name)));
-    this.table.replaceChildren(el("table", {class: "dk-runtable"}, el("thead", {}, el("tr", {}, ["run", "state", "students", "step", "loss", "steps/s", "memory", "took"].map(t => el("th", {scope: "col"}, t)))), el("tbody", {}, rows.flat())));
-    if (focus) { const again = [...this.table.querySelectorAll("[data-focus]")].find(n => n.dataset.focus === focus); if (again) again.focus({preventScroll: true}); }
+    const all = this.all(), rows = this.listed.map(listed => this.runRow(listed, all.filter(s => s.run.name === listed.name)));
+    const table = el("table", {class: "dk-runtable"}, el("thead", {}, el("tr", {}, ["run", "state", "students", "step", "loss", "steps/s", "memory", "took"].map(t => el("th", {scope: "col"}, t)))), el("tbody", {}, rows.flat()));
+    keepFocus(this.table, () => this.table.replaceChildren(table));
   }
   runRow(listed, students) {
     const name = listed.name, run = this.runs.get(name), said = run || listed, on = this.state.shown.includes(name), bad = ["failed", "killed", "timeout", "refused"].includes(said.status);
@@ -301,7 +296,7 @@ class DashboardView {
     const card = Math.max(...students.map(s => last(s, "memory_gb") || 0), 0), main = run && run.memory.length ? gigabytes(run.memory.at(-1)[1]) : run && run.peak != null ? run.peak.toFixed(1) + " GB peak" : "\u2013";
     const memory = card ? `${main} + ${card.toFixed(1)} GB accelerator` : main;
     const cells = [el("label", {class: "dk-name"}, tick, el("bdi", {}, name)), el("span", {class: "dk-badge dk-" + (bad ? "bad" : said.status === "ok" ? "ok" : said.status === "running" ? "run" : "none"), title: said.error}, (BADGES[said.status] || "\u25cb") + " " + said.status),
-      el("span", {class: "dk-chips"}, chips), students.map(s => s.step).join(" \u00b7 ") || "\u2013", of("loss"), of("rate"), memory, duration(said.seconds)];
+      el("span", {class: "dk-chips"}, chips), students.map(s => progress(s)).join(" \u00b7 ") || "\u2013", of("loss"), of("rate"), memory, duration(said.seconds)];
     const why = [said.place, said.error, this.quiet(run)].filter(Boolean).join(": "), more = this.differences(run);
     return [el("tr", {"data-run": name}, cells.map(c => el("td", {}, c))), why || more ? el("tr", {class: "dk-why"}, el("td", {colspan: 8}, why ? el("span", {class: bad ? "dk-badtext" : ""}, why) : null, why && more ? " \u2014 " : null, more || null)) : null].filter(Boolean);
   }
@@ -382,16 +377,15 @@ class DashboardView {
     if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
     const onButton = e.target.tagName === "BUTTON", s = this.state, section = SECTIONS[Number(e.key) - 1];
     const run = {ArrowLeft: () => this.move(e.shiftKey ? -10 : -1), ArrowRight: () => this.move(e.shiftKey ? 10 : 1), Home: () => this.move(0, "Home"), End: () => this.move(0, "End"), "+": () => this.scale(0.5), "-": () => this.scale(2), 0: () => this.zoom(null),
-      t: () => this.change({axis: this.byTime() ? "step" : "time", window: null}), l: () => this.change({log: !s.log}), m: () => this.change({smooth: {1: 5, 5: 21, 21: 1}[s.smooth]}), " ": this.live && !onButton ? () => this.hold() : null, p: () => this.keep(), "?": () => this.help(), Escape: () => this.point(null)}[e.key]
+      t: () => this.change({axis: this.byTime() ? "step" : "time", window: null}), l: () => this.change({log: !s.log}), m: () => this.change({smooth: {1: 5, 5: 21, 21: 1}[s.smooth]}), " ": this.live && !onButton ? () => this.hold() : null, p: () => this.keep(), "?": () => tellKeys(this.box, KEYS), Escape: () => this.point(null)}[e.key]
       || (section && (() => this.change({section: section[0]})));
     if (run) { run(); e.preventDefault(); e.stopPropagation(); }
   }
-  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").map(k => el("kbd", {}, k))), el("td", {}, what)))))); }
   keep() {
     const columns = Math.min(3, this.charts.length) || 1, w = this.charts.length ? this.charts[0].w : 300, rows = Math.ceil(this.charts.length / columns), students = this.students(), top = 34 + 18 * students.length;
     const canvas = el("canvas", {width: 2 * (columns * (w + 16) + 16), height: 2 * (top + rows * 182 + 10)}), pen = canvas.getContext("2d"), colours = getComputedStyle(this.box.root);
     pen.scale(2, 2); pen.fillStyle = colours.backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height); pen.textBaseline = "middle";
-    students.forEach((s, i) => { pen.fillStyle = s.ink; pen.fillRect(16, 21 + 18 * i, 12, 5); pen.fillStyle = colours.color; pen.font = "12px " + FONT; pen.fillText(`${s.label} (${s.run.status}), step ${s.step}`, 34, 24 + 18 * i); });
+    students.forEach((s, i) => { pen.fillStyle = s.ink; pen.fillRect(16, 21 + 18 * i, 12, 5); pen.fillStyle = colours.color; pen.font = "12px " + FONT; pen.fillText(`${s.label} (${s.run.status}), step ${progress(s)}`, 34, 24 + 18 * i); });
     this.charts.forEach((chart, i) => { pen.save(); pen.translate(16 + (i % columns) * (w + 16), top + Math.floor(i / columns) * 182); pen.fillStyle = colours.color; pen.textAlign = "left"; pen.font = "600 12px " + FONT; pen.fillText(chart.spec.title, 4, 8); pen.translate(0, 20); chart.draw(pen); pen.restore(); });
     offerPicture(this.box, canvas, "runs.png", this.readout.textContent);
   }
@@ -406,9 +400,9 @@ const LOOK = `
 .dk-bad{background:#fde8e6;color:#8f1d14;border-color:#f3b9b3}.dk-ok{background:#e3f5ec;color:#12583c;border-color:#a9dcc4}.dk-run{background:#e5effb;color:#174a86;border-color:#b0cdf0}
 .dk-chips{display:inline-flex;gap:4px;flex-wrap:wrap}.dk-chip{border-radius:10px;padding:0 8px;min-height:22px;display:inline-flex;gap:5px;align-items:center}.dk-chip[aria-pressed=false]{opacity:.45;text-decoration:line-through}.dk-chip[aria-pressed=true]{background:var(--bg);color:var(--ink);border-color:var(--line)}
 .dk-chip i,.dk-key i{display:inline-block;width:12px;height:4px;border-radius:2px}.dk-tools{margin:6px 0 10px}.dk-grid{display:grid;gap:12px}.dk-chart{margin:0;border:1px solid var(--line);border-radius:6px;padding:6px 8px 5px;min-width:0}
-.dk-chart figcaption{display:flex;justify-content:space-between;gap:8px;font-size:12px;margin-bottom:3px}.dk-chart figcaption b{font-weight:600;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.dk-chart figcaption span{color:var(--soft);white-space:nowrap}
+.dk-chart figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 8px;font-size:12px;margin-bottom:3px}.dk-chart figcaption b{font-weight:600;overflow-wrap:anywhere;min-width:0}.dk-chart figcaption span{color:var(--soft)}
 .dk-plot{position:relative}.dk-plot canvas{display:block}.dk-over2{position:absolute;left:0;top:0;cursor:crosshair;touch-action:pan-y}.dk-legend{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:12px;font-variant-numeric:tabular-nums;min-height:18px;padding-left:46px}
-.dk-key{display:inline-flex;gap:5px;align-items:center}.dk-keys{width:auto}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}.dk-readout{min-height:2.8em;overflow-wrap:anywhere}
+.dk-key{display:inline-flex;gap:5px;align-items:center}.dk-readout{min-height:2.8em;overflow-wrap:anywhere}
 @media(prefers-color-scheme:dark){.dk-bad{background:#4a1a16;color:#ffc9c3;border-color:#7c2d26}.dk-ok{background:#123524;color:#b4e6cd;border-color:#235c41}.dk-run{background:#14304f;color:#bcd8f7;border-color:#2a5587}.dk-badtext{color:#ff9b91}}
 }
 `;

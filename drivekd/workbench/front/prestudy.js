@@ -1,7 +1,5 @@
 // The pre-study explorer: which curves are shown, then how they are drawn, then what is pressed. Drawn as SVG.
 
-const NS = "http://www.w3.org/2000/svg";
-const COLOURS = ["#3b82c4", "#e08a2e", "#2e9e77", "#c2549d", "#7d6bd0", "#c0504d", "#5aa7b0", "#8a8f98"];
 const DASHES = ["", "8 4", "2 4", "10 3 2 3", "14 4", "4 2"];
 const LOOK = `
 .dkp svg{display:block;width:100%;height:auto;touch-action:pan-y}.dkp text{fill:var(--ink);font:12px system-ui,sans-serif}
@@ -30,12 +28,6 @@ const KEYS = [["← →", "layer, or tenth of the answer"], ["Home End", "first,
   ["f", "attention or hidden states"], ["d", "depth in layers or relative"], ["m", "next model alone, then all"], ["b", "bands"],
   ["p", "picture of this view"], ["Esc", "close"], ["?", "this list"]];
 
-const draw = (parent, tag, attributes = {}, text) => {
-  const node = parent.appendChild(document.createElementNS(NS, tag));
-  for (const [k, v] of Object.entries(attributes)) node.setAttribute(k, v);
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
 const gap = x => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
 const three = x => x === null || x === undefined ? "–" : (x < 0 ? "−" : "") + Math.abs(x).toFixed(3);
 const known = x => x !== null && x !== undefined;
@@ -59,32 +51,23 @@ function linesOf(studies, {analysis, feature, models, depth}) {
   return out;
 }
 
-/** Round numbers between two ends. */
-function ticks(low, high, n = 5) {
-  const raw = (high - low) / n, ten = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].map(k => k * ten).find(s => s >= raw),
-    out = [];
-  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) out.push(Math.abs(v) < step * 1e-9 ? 0 : v);
-  return out;
-}
-
 function prestudyView(box, record, channel) {
   const studies = record.studies, models = Object.keys(studies), W = 1100, H = 430, M = {l: 62, r: 16, t: 14, b: 76};
   const state = {analysis: "intra", feature: "attention", depth: "layer", models: [...models], bands: true, at: 0};
   const names = [...new Set(models.flatMap(m => studies[m].curves.filter(c => c.analysis === "intra").map(c => c.group)))];
-  const colour = line => COLOURS[Math.max(0, orderOf(line)) % COLOURS.length];
-  const orderOf = line => { const all = compared() ? names : [...new Set(lines.map(l => l.name))]; return all.indexOf(line.name); };
+  const inks = termColours(names), grouped = () => compared() || state.analysis === "margin";
+  const colour = line => grouped() && inks.get(line.name) || COLOURS[[...new Set(lines.map(l => l.name))].indexOf(line.name) % COLOURS.length];
   const dash = model => DASHES[models.indexOf(model) % DASHES.length];
   const compared = () => ["intra", "specific"].includes(state.analysis);
   let lines = [], places = [];
-  const svg = document.createElementNS(NS, "svg");
-  svg.setAttribute("viewBox", `0 0 ${W} ${H}`); svg.setAttribute("role", "img");
+  const svg = drawing(W, H);
   const analyses = segments("analysis", ANALYSES, v => set({analysis: v}));
   const features = segments("feature", [["attention", "Attention"], ["hidden", "Hidden states"]], v => set({feature: v}));
   const depths = segments("depth", [["layer", "Layer"], ["relative", "Relative depth"]], v => set({depth: v}));
   const bands = toggle("bands", v => set({bands: v}), "95 % intervals");
   const switches = models.map(m => toggle(m, on => set({models: models.filter(x => x === m ? on : state.models.includes(x))})));
   const save = el("button", {type: "button", onclick: () => keep()}, "Picture"), help = el("button",
-    {type: "button", "aria-label": "keys", onclick: () => tellKeys()}, "?");
+    {type: "button", "aria-label": "keys", onclick: () => tellKeys(box, KEYS)}, "?");
   const said = el("p"), live = el("p", {"aria-live": "polite", class: "live"}), readout = el("section"), told = el("section"),
     found = el("section", {class: "wide", tabindex: 0, role: "region", "aria-label": "Published findings"}), notes = el("p"),
     legend = el("p", {class: "legend"});
@@ -98,8 +81,8 @@ function prestudyView(box, record, channel) {
   box.body.replaceChildren(...parts.filter(Boolean));
 
   function sample(ink, dashes) {
-    const piece = document.createElementNS(NS, "svg");
-    piece.setAttribute("viewBox", "0 0 30 10"); piece.setAttribute("style", "width:30px;height:10px;display:inline-block");
+    const piece = drawing(30, 10);
+    piece.setAttribute("style", "width:30px;height:10px;display:inline-block");
     draw(piece, "line", {x1: 0, y1: 5, x2: 30, y2: 5, stroke: ink, "stroke-width": 2.2, "stroke-dasharray": dashes});
     return piece;
   }
@@ -174,12 +157,12 @@ function prestudyView(box, record, channel) {
       }
     }
     let drawn = 0;
-    names.forEach((name, n) => {
+    names.forEach(name => {
       const l = lines.find(x => x.name === name && adviceFor(x.model, name)),
         a = l && studies[l.model].advice.find(x => x.capability === name && x.loss_layers.length);
       const at = a ? a.loss_layers.map(k => l.at[l.x.indexOf(k)]).filter(known) : [], y = H - M.b + 44 + 9 * drawn;
       if (!at.length) return;
-      draw(svg, "line", {x1: X(Math.min(...at)) - 6, x2: X(Math.max(...at)) + 6, y1: y, y2: y, stroke: COLOURS[n % COLOURS.length],
+      draw(svg, "line", {x1: X(Math.min(...at)) - 6, x2: X(Math.max(...at)) + 6, y1: y, y2: y, stroke: inks.get(name),
         "stroke-width": 6, "stroke-linecap": "round", class: "loss"});
       if (!drawn++) draw(svg, "text", {x: M.l - 12, y: y + 12, "text-anchor": "end", class: "soft"}, "losses");
     });
@@ -255,13 +238,11 @@ function prestudyView(box, record, channel) {
     const next = state.models.length === 1 ? models.indexOf(state.models[0]) + 1 : 0;
     set({models: next < models.length ? [models[next]] : [...models]});
   };
-  const tellKeys = () => box.open("Keys", el("table", {}, el("tbody", {},
-    ...KEYS.map(([key, what]) => el("tr", {}, el("td", {}, el("kbd", {}, key)), el("td", {class: "words"}, what))))));
   const actions = {
     ArrowLeft: () => go(state.at - 1), ArrowRight: () => go(state.at + 1), Home: () => go(0), End: () => go(places.length - 1),
     f: () => set({feature: state.feature === "attention" ? "hidden" : "attention"}),
     d: () => set({depth: state.depth === "layer" ? "relative" : "layer"}),
-    m: nextModel, b: () => set({bands: !state.bands}), p: () => keep(), "?": tellKeys,
+    m: nextModel, b: () => set({bands: !state.bands}), p: () => keep(), "?": () => tellKeys(box, KEYS),
   };
   ANALYSES.forEach(([key], i) => { actions[i + 1] = () => set({analysis: key}); });
   on(box.root, "keydown", e => {
@@ -270,17 +251,8 @@ function prestudyView(box, record, channel) {
     e.preventDefault(); actions[e.key]();
   });
   async function picture() {
-    const style = getComputedStyle(box.root), copy = svg.cloneNode(true),
-      sheet = el("canvas", {width: W, height: H + 22 * lines.length + 16});
-    copy.setAttribute("xmlns", NS); copy.setAttribute("width", W); copy.setAttribute("height", H);
-    const of = name => style.getPropertyValue(name);
-    const look = draw(copy, "style", {}, `text{fill:${of("--ink")};font:12px system-ui,sans-serif}.soft{fill:${of("--soft")}}`);
-    copy.prepend(look);
-    const image = new Image();
-    const text = new XMLSerializer().serializeToString(copy).replace(/var\((--\w+)\)/g, (_, name) => of(name).trim());
-    image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text); await image.decode();
-    const pen = sheet.getContext("2d"); pen.fillStyle = style.backgroundColor;
-    pen.fillRect(0, 0, sheet.width, sheet.height); pen.drawImage(image, 0, 0);
+    const {canvas, pen} = canvasOf(box.root, W, H + 22 * lines.length + 16), style = getComputedStyle(box.root);
+    pen.drawImage((await imageOf(svg, box.root)).image, 0, 0);
     pen.lineWidth = 3; pen.font = "13px system-ui,sans-serif";
     lines.forEach((l, i) => {
       const y = H + 14 + 22 * i;
@@ -288,7 +260,7 @@ function prestudyView(box, record, channel) {
       pen.beginPath(); pen.moveTo(62, y); pen.lineTo(110, y); pen.stroke();
       pen.fillStyle = style.color; pen.fillText(`${l.name} · ${l.model}`, 120, y + 4);
     });
-    return sheet;
+    return canvas;
   }
   const keep = () => picture().then(sheet => offerPicture(box, sheet, `prestudy-${state.analysis}.png`, live.textContent)).catch(box.fail);
   const seen = given => {

@@ -28,10 +28,10 @@ class Shelf {
     for (const e of entries) for (const value of of(e)) found.set(value, (found.get(value) || 0) + 1);
     return found;
   }
-  filter({text, capability, camera, object, mark, speaker}, without = "") {
-    const words = without === "text" ? [] : text.toLowerCase().split(/\s+/).filter(Boolean);
+  filter({text, capability, camera, object, mark, speaker}) {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const said = e => speaker ? e.said.filter(s => s.by === speaker) : e.said;
-    return this.entries.filter(e => (!capability || without === "capability" || e.capability === capability) && (!camera || e.cameras.includes(camera)) && (!object || e.objects.includes(object))
+    return this.entries.filter(e => (!capability || e.capability === capability) && (!camera || e.cameras.includes(camera)) && (!object || e.objects.includes(object))
       && words.every(w => e.text.includes(w)) && (!mark || (mark === "split" ? e.split : said(e).some(s => s.mark === mark))));
   }
   /** How each speaker did among some entries. */
@@ -63,6 +63,13 @@ class Album {
     return reply.error ? {why: reply.error} : {url: "data:image/jpeg;base64," + reply.jpeg};
   }
   async forget(index) { const {url} = await this.kept.get(index); this.kept.delete(index); if (url && url.startsWith("blob:")) URL.revokeObjectURL(url); }
+}
+
+/** Where a piece stands in a text. */
+function placesOf(text, piece) {
+  const found = [];
+  for (let i = text.indexOf(piece); i >= 0; i = text.indexOf(piece, i + piece.length)) found.push(i);
+  return found;
 }
 
 // --- the view ----------------------------------------------------------------------------------------------------------------------------------
@@ -101,7 +108,7 @@ class QuestionView {
     this.speaker = chooser("of", [["", "any model"], ...speakers.map(n => [n, n])], s.speaker, speaker => this.change({speaker}));
     this.count = el("span", {class: "dk-count", role: "status"}); this.scores = el("div", {class: "dk-scores"});
     this.list = el("div", {class: "dk-questions", role: "listbox", tabindex: 0, "aria-label": "questions", onscroll: () => this.drawList()}); this.detail = el("div", {class: "dk-detail"});
-    this.box.body.append(el("style", {}, LOOK), el("div", {class: "dk-row"}, el("h3", {class: "dk-title"}, "Questions"), this.count, el("span", {class: "dk-push"}), this.search, button("Picture", () => this.keep().catch(this.box.fail), {title: "picture of this view (p)"}), button("Keys", () => this.help())),
+    this.box.body.append(el("style", {}, LOOK), el("div", {class: "dk-row"}, el("h3", {class: "dk-title"}, "Questions"), this.count, el("span", {class: "dk-push"}), this.search, button("Picture", () => this.keep().catch(this.box.fail), {title: "picture of this view (p)"}), button("Keys", () => tellKeys(this.box, KEYS))),
       el("div", {class: "dk-row dk-tools"}, this.capabilities.node, this.camera.node, this.object.node, speakers.length ? this.mark.node : null, speakers.length > 1 ? this.speaker.node : null, button("Clear", () => this.clear())),
       this.scores, el("div", {class: "dk-two"}, this.list, this.detail), this.found.notes.length ? el("p", {class: "dk-note"}, this.found.notes.join(" ")) : el("span"));
     on(this.list, "click", e => { const line = e.target.closest("[data-at]"); if (line) this.open(this.hits[Number(line.dataset.at)].id, false); });
@@ -113,7 +120,7 @@ class QuestionView {
     const s = this.state, listed = counts => [["", "all"], ...[...counts].sort((a, b) => b[1] - a[1]).map(([v, n]) => [v, `${v} (${n})`])];
     this.hits = this.shelf.filter(s);
     if (!this.hits.some(e => e.id === s.id)) s.id = this.hits.length ? this.hits[0].id : null;
-    const free = this.shelf.filter(s, "capability"), by = this.shelf.counts(e => [e.capability], free);
+    const free = this.shelf.filter({...s, capability: ""}), by = this.shelf.counts(e => [e.capability], free);
     this.capabilities.show(s.capability);
     this.capabilities.node.querySelectorAll("button").forEach(b => { b.textContent = `${b.dataset.value || "All"} ${b.dataset.value ? by.get(b.dataset.value) || 0 : free.length}`; });
     this.camera.fill(listed(this.shelf.counts(e => e.cameras)), s.camera); this.object.fill(listed(this.shelf.counts(e => e.objects)), s.object);
@@ -151,8 +158,9 @@ class QuestionView {
     if (!e) { this.detail.replaceChildren(el("p", {class: "dk-note"}, "Choose a question.")); return; }
     const facts = [e.capability || "no capability", e.kind, e.frame ? "frame " + e.frame : "", `record ${e.index + 1}`, e.id].filter(Boolean);
     this.figures = this.pictures(e);
-    this.detail.replaceChildren(el("p", {class: "dk-facts"}, el("bdi", {}, facts.join(" \u00b7 "))), el("p", {class: "dk-ask"}, this.tagged(e.question, e)), el("div", {class: "dk-album" + (this.figures.length === 1 ? " dk-one" : "")}, this.figures),
-      el("div", {class: "dk-answers"}, this.card("reference", e.answer, "", e), e.said.map(s => this.card(s.by, s.reply, s, e))));
+    const content = [el("p", {class: "dk-facts"}, el("bdi", {}, facts.join(" \u00b7 "))), el("p", {class: "dk-ask"}, this.tagged(e.question, e)), el("div", {class: "dk-album" + (this.figures.length === 1 ? " dk-one" : "")}, this.figures),
+      el("div", {class: "dk-answers"}, this.card("reference", e.answer, "", e), e.said.map(s => this.card(s.by, s.reply, s, e)))];
+    keepFocus(this.detail, () => this.detail.replaceChildren(...content), this.list);
     this.detail.classList.toggle("dk-single", this.figures.length === 1);
     this.prefetch();
   }
@@ -160,10 +168,11 @@ class QuestionView {
   tagged(text, e) {
     const parts = [];
     let at = 0;
-    for (const t of e.tags.filter(t => text.includes(t.text)).map(t => ({t, i: text.indexOf(t.text)})).sort((a, b) => a.i - b.i)) {
-      if (t.i < at) continue;
-      parts.push(text.slice(at, t.i), el("mark", {class: "dk-tag", tabindex: 0, "data-tag": t.t.text, onpointerenter: () => this.light(t.t.text, true), onpointerleave: () => this.light(t.t.text, false), onfocus: () => this.light(t.t.text, true), onblur: () => this.light(t.t.text, false)}, t.t.text));
-      at = t.i + t.t.text.length;
+    for (const {tag, i} of e.tags.flatMap(t => placesOf(text, t.text).map(i => ({tag: t.text, i}))).sort((a, b) => a.i - b.i)) {
+      if (i < at) continue;
+      const lit = yes => () => this.light(tag, yes);
+      parts.push(text.slice(at, i), el("mark", {class: "dk-tag", tabindex: 0, "data-tag": tag, onpointerenter: lit(true), onpointerleave: lit(false), onfocus: lit(true), onblur: lit(false)}, tag));
+      at = i + tag.length;
     }
     return [...parts, text.slice(at)];
   }
@@ -172,19 +181,23 @@ class QuestionView {
     const rank = p => { const i = PLACES.indexOf(this.found.pictures[p].camera); return i < 0 ? 99 : i; };
     return [...e.pictures].sort((a, b) => rank(a) - rank(b)).map(index => {
       const camera = this.found.pictures[index].camera || "picture", here = e.tags.filter(t => t.picture === index && t.x != null), image = el("img", {alt: `${camera}${here.length ? ", with " + here.map(t => t.label).join(", ") : ""}`, decoding: "async"});
-      const pane = el("button", {type: "button", class: "dk-pane", title: "enlarge", onclick: () => this.enlarge(index, e).catch(this.box.fail)}, image, here.map(t => this.dot(t)));
+      const pane = el("button", {type: "button", class: "dk-pane", title: "enlarge", onclick: () => this.enlarge(index, e).catch(this.box.fail)}, image, here.map(t => this.dot(t, e)));
       this.album.get(index).then(({url, why}) => { if (url) image.src = url; else { image.remove(); pane.prepend(el("span", {class: "dk-why"}, why)); } }).catch(this.box.fail);
       return el("figure", {"data-picture": index}, pane, el("figcaption", {}, camera));
     });
   }
-  dot(t) { return el("span", {class: "dk-point dk-in-" + t.where, "data-tag": t.text, style: `left:${(100 * t.x).toFixed(2)}%;top:${(100 * t.y).toFixed(2)}%`}, el("b", {}, t.label)); }
+  /** A ring; one that only replies name says whose they are. */
+  dot(t, e) {
+    const by = t.where === "reply" ? e.said.filter(s => s.reply.includes(t.text)).map(s => s.by) : [];
+    return el("span", {class: "dk-point dk-in-" + t.where, "data-tag": t.text, title: by.length ? "only in replies: " + by.join(", ") : "in the " + t.where, style: `left:${(100 * t.x).toFixed(2)}%;top:${(100 * t.y).toFixed(2)}%`}, el("b", {}, t.label));
+  }
   card(name, text, said, e) {
     const mark = said && MARKS[said.mark], extra = said ? [mark[1] + (said.means ? ` (reads as ${said.means})` : ""), said.score == null ? "" : `judge ${said.score.toFixed(0)}`, said.cut ? "cut off" : ""].filter(Boolean).join(", ") : "";
     return el("section", {class: "dk-card" + (said ? " dk-card-" + said.mark : " dk-card-ref"), "data-by": name}, el("h3", {}, said ? el("i", {class: "dk-is-" + said.mark}, mark[0]) : null, el("bdi", {}, name)), el("p", {}, el("bdi", {}, text ? this.tagged(text, e) : "(empty)")), extra ? el("small", {}, extra) : null);
   }
   async enlarge(index, e) {
     const {url, why} = await this.album.get(index), here = e.tags.filter(t => t.picture === index && t.x != null);
-    this.box.open(this.found.pictures[index].camera || "picture", el("div", {class: "dk-pane dk-large"}, url ? el("img", {src: url, alt: this.found.pictures[index].camera || "picture"}) : el("p", {}, why), here.map(t => this.dot(t))), el("p", {class: "dk-note"}, e.question));
+    this.box.open(this.found.pictures[index].camera || "picture", el("div", {class: "dk-pane dk-large"}, url ? el("img", {src: url, alt: this.found.pictures[index].camera || "picture"}) : el("p", {}, why), here.map(t => this.dot(t, e))), el("p", {class: "dk-note"}, e.question));
   }
   prefetch() {
     const at = this.hits.findIndex(e => e.id === this.state.id), next = this.hits[at + 1];
@@ -205,11 +218,10 @@ class QuestionView {
     if (/^(SELECT|TEXTAREA)$/.test(e.target.tagName) || (e.target.tagName === "BUTTON" && e.key === "Enter")) return;
     const capability = ["", ...this.kinds()][Number(e.key) - 1];
     const run = {ArrowDown: () => this.move(1), j: () => this.move(1), ArrowUp: () => this.move(-1), k: () => this.move(-1), PageDown: () => this.move(10), PageUp: () => this.move(-10), Home: () => this.move(-1e9), End: () => this.move(1e9), "/": () => this.search.focus(),
-      c: () => this.next(this.camera, "camera"), o: () => this.next(this.object, "object"), w: () => this.next(this.mark, "mark"), Enter: () => this.figures && this.figures[0] && this.figures[0].querySelector("button").click(), p: () => this.keep().catch(this.box.fail), "?": () => this.help(),
+      c: () => this.next(this.camera, "camera"), o: () => this.next(this.object, "object"), w: () => this.next(this.mark, "mark"), Enter: () => this.figures && this.figures[0] && this.figures[0].querySelector("button").click(), p: () => this.keep().catch(this.box.fail), "?": () => tellKeys(this.box, KEYS),
       Escape: () => { if (this.state.text) this.change({text: ""}); this.list.focus(); }}[e.key] || (capability !== undefined && e.key >= "1" && e.key <= "9" ? () => this.change({capability}) : null);
     if (run) { run(); e.preventDefault(); e.stopPropagation(); }
   }
-  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").map(k => el("kbd", {}, k))), el("td", {}, what)))))); }
   async keep() {
     const e = this.entry();
     if (!e) return;
@@ -234,7 +246,7 @@ class QuestionView {
       const h = w * image.height / image.width;
       x = 20 + (i % columns) * (w + 8); y = top + Math.floor(i / columns) * (h + 8); i++;
       pen.drawImage(image, x, y, w, h); low = Math.max(low, y + h);
-      for (const t of e.tags.filter(t => t.picture === index && t.x != null)) { pen.lineWidth = 3; pen.strokeStyle = "#ff8c1e"; pen.beginPath(); pen.arc(x + t.x * w, y + t.y * h, 9, 0, 7); pen.stroke(); pen.fillStyle = "#ff8c1e"; pen.font = "600 14px " + FONT; pen.fillText(t.label, x + t.x * w + 12, y + t.y * h - 8); pen.fillStyle = getComputedStyle(this.box.root).color; }
+      for (const t of e.tags.filter(t => t.picture === index && t.x != null)) { pen.lineWidth = 3; pen.strokeStyle = pen.fillStyle = t.where === "reply" ? "#7fe3ff" : "#ff8c1e"; pen.setLineDash({question: [], answer: [2, 3], reply: [6, 4]}[t.where]); pen.beginPath(); pen.arc(x + t.x * w, y + t.y * h, 9, 0, 7); pen.stroke(); pen.setLineDash([]); pen.font = "600 14px " + FONT; pen.fillText(t.label, x + t.x * w + 12, y + t.y * h - 8); pen.fillStyle = getComputedStyle(this.box.root).color; }
     }
     return low;
   }
@@ -259,15 +271,15 @@ const LOOK = `
 .dk-stack{grid-column:1/-1;display:flex;height:6px;border-radius:4px;overflow:hidden;background:var(--fill)}.dk-stack .dk-is-right{background:#2e9e77}.dk-stack .dk-is-wrong{background:#e08a2e}.dk-stack .dk-is-unread{background:#9aa2ab}
 .dk-two{display:grid;grid-template-columns:minmax(0,1fr);gap:12px}.dk-questions{position:relative;height:230px;overflow:auto;border:1px solid var(--line);border-radius:6px}.dk-tall{position:relative}
 .dk-line2{position:absolute;left:0;right:0;height:46px;padding:4px 10px;border-bottom:1px solid var(--line);cursor:pointer;overflow:hidden}.dk-line2:hover{background:var(--fill)}.dk-line2[aria-selected=true]{background:var(--fill);box-shadow:inset 3px 0 var(--hot)}
-.dk-q{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;unicode-bidi:isolate}.dk-sub{display:flex;gap:8px;font-size:11px;color:var(--soft);white-space:nowrap}.dk-cap{font-weight:600}.dk-marks{margin-left:auto;display:flex;gap:5px}
+.dk-q{display:block;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;unicode-bidi:isolate}.dk-sub{display:flex;gap:8px;font-size:11px;color:var(--soft);white-space:nowrap}.dk-cap{font-weight:600}.dk-perception{color:${COLOURS[0]}}.dk-reasoning{color:${COLOURS[1]}}.dk-planning{color:${COLOURS[2]}}.dk-marks{margin-left:auto;display:flex;gap:5px}
 i[class^=dk-is]{font-style:normal;font-weight:700}i.dk-is-right{color:#1d7a59}i.dk-is-wrong{color:#b95f05}i.dk-is-unread,i.dk-is-open{color:var(--soft)}.dk-stack i{color:transparent}
 .dk-detail{min-width:0}.dk-facts{font-size:12px;color:var(--soft);margin:0 0 4px;overflow-wrap:anywhere}.dk-ask{font-size:15px;margin:0 0 8px;white-space:pre-wrap;overflow-wrap:anywhere;max-height:14em;overflow:auto}
 .dk-album{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:6px}.dk-album.dk-one{grid-template-columns:minmax(0,640px)}.dk-album figure{margin:0;min-width:0}.dk-album figcaption{font-size:11px;color:var(--soft)}
 .dk-pane{position:relative;display:block;width:100%;padding:0;border:0;border-radius:5px;overflow:hidden;background:var(--fill);min-height:60px;cursor:zoom-in}.dk-pane img{display:block;width:100%}.dk-large{cursor:default;max-width:1100px}.dk-why{display:block;padding:18px 10px;color:var(--soft);font-size:12px;white-space:normal;overflow-wrap:anywhere}
-.dk-point{position:absolute;width:20px;height:20px;margin:-10px 0 0 -10px;border:3px solid #ff8c1e;border-radius:50%;box-shadow:0 0 0 1px rgba(0,0,0,.6)}.dk-point b{position:absolute;left:18px;top:-14px;background:#ff8c1e;color:#10151a;border-radius:3px;padding:0 4px;font-size:11px;line-height:15px}.dk-in-answer{border-style:dotted}
+.dk-point{position:absolute;width:20px;height:20px;margin:-10px 0 0 -10px;border:3px solid #ff8c1e;border-radius:50%;box-shadow:0 0 0 1px rgba(0,0,0,.6)}.dk-point b{position:absolute;left:18px;top:-14px;background:#ff8c1e;color:#10151a;border-radius:3px;padding:0 4px;font-size:11px;line-height:15px}.dk-in-answer{border-style:dotted}.dk-in-reply{border:2px dashed #7fe3ff}.dk-in-reply b{background:#7fe3ff;top:10px}
 .dk-lit{outline:3px solid var(--hot);outline-offset:3px;z-index:2}mark.dk-tag{background:#ffe7cc;color:#10151a;border-radius:3px;padding:0 2px}
 .dk-answers{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:8px;margin-top:10px}.dk-card{border:1px solid var(--line);border-left:4px solid var(--line);border-radius:6px;padding:6px 10px;min-width:0}.dk-card p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;max-height:18em;overflow:auto}.dk-card h3{display:flex;gap:6px}.dk-card small{color:var(--soft)}
-.dk-card-right{border-left-color:#2e9e77}.dk-card-wrong{border-left-color:#e08a2e}.dk-card-unread{border-left-color:#9aa2ab}.dk-card-ref{border-left-color:var(--hot)}.dk-keys{width:auto}.dk-keys td{padding:3px 12px 3px 0;text-align:left}.dk-keys kbd{margin-right:4px}
+.dk-card-right{border-left-color:#2e9e77}.dk-card-wrong{border-left-color:#e08a2e}.dk-card-unread{border-left-color:#9aa2ab}.dk-card-ref{border-left-color:var(--hot)}
 @container (min-width:900px){.dk-two{grid-template-columns:minmax(260px,27%) minmax(0,1fr)}.dk-questions{height:660px}}
 @container (min-width:640px){.dk-single{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:0 14px;align-content:start}.dk-single>p{grid-column:1/-1}.dk-single .dk-answers{margin-top:0;align-content:start}}
 }

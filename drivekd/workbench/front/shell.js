@@ -126,6 +126,7 @@ const STYLE = `
 .dk-over{position:absolute;inset:8px;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:14px;overflow:auto;z-index:5;box-shadow:0 8px 30px rgba(0,0,0,.25)}.dk-over img{max-width:100%}
 .dk kbd{border:1px solid var(--line);border-radius:4px;padding:0 5px;background:var(--fill);font:12px ui-monospace,monospace}.dk table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 .dk th,.dk td{text-align:right;padding:1px 5px;border:0;white-space:nowrap;background:none}.dk th:first-child,.dk td:first-child{text-align:left}.dk th{font-weight:500;color:var(--soft)}
+.dk .dk-keys{width:auto}.dk .dk-keys td{padding:3px 12px 3px 0;text-align:left;white-space:normal}.dk-keys kbd{margin-right:4px}
 .dk-hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 `;
 
@@ -152,6 +153,72 @@ function frame(host, label) {
 function offerPicture(box, canvas, name, summary) {
   const url = canvas.toDataURL("image/png");
   box.open("Picture of this view", el("p", {}, el("a", {href: url, download: name}, "Save as " + name), " or use the picture's own menu."), el("img", {src: url, alt: summary, class: "dk-picture"}));
+}
+
+/** What each key does; `keys` are [keys with spaces between, what they do]. */
+function tellKeys(box, keys) {
+  box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, keys.map(([names, what]) => el("tr", {}, el("td", {}, names.split(" ").map(name => el("kbd", {}, name))), el("td", {}, what))))));
+}
+
+/** Draw again what may hold the focus: the new element with the same `data-focus` gets it, or the one that is named. */
+function keepFocus(root, redraw, otherwise = null) {
+  const held = root.contains(document.activeElement) && document.activeElement !== root ? document.activeElement : null, name = held && held.dataset.focus;
+  redraw();
+  if (!held || (root.contains(held) && document.activeElement === held)) return;
+  const again = name && [...root.querySelectorAll("[data-focus]")].find(node => node.dataset.focus === name) || otherwise;
+  if (again) again.focus({preventScroll: true});
+}
+
+// --- curves and drawings -----------------------------------------------------------------------------------------------------------
+
+const COLOURS = ["#3b82c4", "#e08a2e", "#2e9e77", "#c2549d", "#8a8f98", "#7d6bd0", "#c0504d", "#5aa7b0"];  // as drivekd.workbench.figures
+const OF_TERMS = new Map([["perception", COLOURS[0]], ["reasoning", COLOURS[1]], ["planning", COLOURS[2]], ["ce", COLOURS[4]]]);
+const NS = "http://www.w3.org/2000/svg";
+
+/** A colour for each loss, the same in all views. */
+function termColours(names) {
+  const left = COLOURS.filter(colour => ![...OF_TERMS.values()].includes(colour));
+  let next = 0;
+  return new Map(names.map(name => [name, OF_TERMS.get(name) || left[next++ % left.length]]));
+}
+
+/** About n round numbers between two. */
+function ticks(low, high, n = 5) {
+  const raw = (high - low) / n, ten = 10 ** Math.floor(Math.log10(raw)), step = ten * [1, 2, 5, 10].find(m => m * ten >= raw), out = [];
+  for (let x = Math.ceil(low / step) * step; x <= high + step * 1e-6; x += step) out.push(Math.abs(x) < step * 1e-6 ? 0 : x);
+  return out;
+}
+
+/** A piece of a drawing. */
+function draw(parent, tag, attributes = {}, text) {
+  const node = parent.appendChild(document.createElementNS(NS, tag));
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+function drawing(width, height, label = "") {
+  const svg = document.createElementNS(NS, "svg");
+  for (const [key, value] of Object.entries({viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label})) svg.setAttribute(key, value);
+  return svg;
+}
+
+/** A drawing as an image, with the colours of its frame. */
+async function imageOf(svg, root) {
+  const style = getComputedStyle(root), copy = svg.cloneNode(true), [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number), image = new Image();
+  for (const [key, value] of Object.entries({xmlns: NS, width, height})) copy.setAttribute(key, value);
+  copy.prepend(draw(copy, "style", {}, `text{fill:${style.getPropertyValue("--ink")};font:12px ${FONT}}.soft{fill:${style.getPropertyValue("--soft")}}`));
+  const text = new XMLSerializer().serializeToString(copy).replace(/var\((--\w+)\)/g, (_, name) => style.getPropertyValue(name).trim());
+  image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text);
+  await image.decode();
+  return {image, width, height};
+}
+
+/** A canvas in the colours of a frame. */
+function canvasOf(root, width, height) {
+  const style = getComputedStyle(root), canvas = el("canvas", {width, height}), pen = canvas.getContext("2d");
+  pen.fillStyle = style.backgroundColor; pen.fillRect(0, 0, width, height); pen.fillStyle = style.color;
+  return {canvas, pen};
 }
 
 // --- where a view gets its data ----------------------------------------------------------------------------------------------------
