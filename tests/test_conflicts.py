@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from drivekd.distill.agp import agp_weights, conflict_weights
 from drivekd.distill.step import block_of
-from drivekd.workbench.conflict_explorer import ConflictExplorer, conflict_summary
-from drivekd.workbench.conflicts import STEPS, block_cosines, by_method, conflict_record, descents, moves, plane
+from drivekd.workbench import pages as P
+from drivekd.workbench.conflict_explorer import ConflictExplorer, conflict_picture, conflict_summary
+from drivekd.workbench.conflicts import STEPS, block_cosines, by_method, conflict_record, descents, leading_plane, moves, plane
+from drivekd.workbench.figures import term_colours
 
 TERMS = ("ce", "perception", "reasoning", "planning")
 
@@ -81,6 +83,29 @@ def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="conflict must be one of"): by_method(row(1)[0], ("agpp",))
 
 
+def test_a_method_that_cannot_combine_two_gradients_says_so_and_the_others_go_on():
+    krum, total = by_method(row(1, ("ce", "planning"))[0], ("torchjd:Krum", "sum"))
+    assert krum.reason.startswith("cannot combine 2 gradients: ") and krum.weights == () and total.weights == (1, 1) and total.reason == ""
+    assert by_method(row(1)[0], ("torchjd:Krum",))[0].reason == ""
+    with pytest.raises(ValueError, match="TorchJD weighting must be one of"): by_method(row(1)[0], ("torchjd:Krumm",))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5), st.booleans())
+def test_the_leading_plane_is_that_of_the_singular_vectors_of_the_gradients(seed, k, unit):
+    J = gradients(seed, k, 10.0)
+    if unit: J /= np.linalg.norm(J, axis=1, keepdims=True)
+    found, (U, S, _) = leading_plane(J @ J.T, unit), np.linalg.svd(J, full_matrices=False)
+    points = U[:, :2] * S[:2]
+    assert np.abs(found.points) == pytest.approx(np.abs(points), abs=1e-7) and np.array(found.points) @ np.array(found.points).T == pytest.approx(points @ points.T, abs=1e-7)
+    assert found.explained == pytest.approx((S[:2] ** 2).sum() / (S ** 2).sum()) and found.each == pytest.approx((points ** 2).sum(1) / (J ** 2).sum(1))
+
+
+def test_the_leading_plane_has_nothing_to_say_about_what_has_no_length():
+    assert leading_plane(np.zeros((3, 3))).explained is None
+    for unit in (False, True): assert leading_plane([[4., 0.], [0., 0.]], unit).each == (1.0, None)
+
+
 def test_blocks_know_where_a_gradient_is_missing():
     assert block_cosines({"gram_by_block": {"head": [[1., 0.], [0., 0.]]}}) == {"head": [[1.0, None], [None, None]]}
 
@@ -129,7 +154,7 @@ def tab(browser, record, tmp_path_factory):
 
 def test_the_page_opens_without_network_and_without_errors(tab):
     assert tab.errors == [] and tab.asked == []
-    assert tab.locator(".dkc section").count() == 6
+    assert tab.locator(".dkc section").count() == 7
 
 
 def test_words_of_a_record_are_shown_as_they_are(tab):
@@ -137,7 +162,7 @@ def test_words_of_a_record_are_shown_as_they_are(tab):
 
 
 def test_a_pair_is_chosen_in_the_matrix_by_keyboard(tab):
-    tab.locator("g[role=button][tabindex='0']", has=tab.locator("rect")).nth(2).focus()
+    tab.locator("[data-focus='raw, as they come ce planning']").focus()
     tab.keyboard.press("Enter")
     assert tab.view("x.state.pair") == ["ce", "planning"]
     assert tab.locator("svg text", has_text="ce · planning: fired in").count() == 1
@@ -150,12 +175,88 @@ def test_the_slider_goes_through_the_steps_and_says_where_it_is(tab):
     assert "Step 2:" in tab.locator(".live").inner_text() and tab.view("x.state.at") == 1
 
 
-def test_a_gap_of_the_record_is_a_gap_of_the_curve(tab):
+def test_a_gap_of_the_record_is_a_gap_of_the_curve_and_of_the_picture(tab, record):
     paths = tab.locator("svg").first.locator("path").evaluate_all("nodes => nodes.map(n => (n.getAttribute('d').match(/M/g) || []).length)")
     assert set(paths[:3]) == {2}
+    drawn = np.asarray(conflict_picture(conflict_record(record, ())))[22:-22].astype(int)
+    coloured = [(np.ptp(drawn[:, round(640 * (step - 1) / 39)], axis=-1) > 60).any() for step in (9, 11.5, 12.5, 15)]
+    assert coloured == [True, False, False, True]
+
+
+def test_enter_on_a_cell_or_on_a_meeting_keeps_the_focus_there(tab):
+    focus = "document.activeElement.dataset.focus"
+    for place in ("merged with CE perception planning", "raw, as they come ce reasoning", "move 4"):
+        tab.locator(f"[data-focus='{place}']").focus()
+        tab.keyboard.press("Enter")
+        assert tab.evaluate(focus) == place
+    assert tab.view("x.state.move") == 4 and tab.view("x.state.pair") == ["ce", "reasoning"]
+
+
+def test_teachers_are_compared_raw_and_merged_and_each_line_says_which_it_is(tab, record):
+    tab.view("(x.state.pair = ['perception', 'planning'], x.go(4))")
+    lines = tab.locator("text.line").all_text_contents()
+    step = next(r for r in record if r["step"] == 5)
+    assert [line.rsplit(" ", 1)[0] for line in lines] == ["raw, as they come", "raw, after stage 1", "merged with CE, before stage 2", "merged with CE, after stage 2"]
+    assert [float(line.rsplit(" ", 1)[1].replace("−", "-")) for line in lines] == pytest.approx([step["cosines"][1][3], step["cosines_stage1"][1][3], step["cosines_merged"][0][2], step["cosines_stage2"][0][2]], abs=.006)
+    tab.view("(x.kept = x.steps.map(s => s.cosines), x.steps.forEach(s => { delete s.cosines; }), x.paint())")
+    assert "raw, as they come: not in this recording" in tab.locator("text.line").all_text_contents()
+    tab.view("(x.steps.forEach((s, i) => { s.cosines = x.kept[i]; }), x.paint())")
+
+
+def test_all_gradients_stand_in_one_plane_that_says_how_much_it_holds(tab, record):
+    tab.view("x.go(4)")
+    found = leading_plane(next(r for r in record if r["step"] == 5)["gram"])
+    assert tab.locator(".held").inner_text().startswith(f"{100 * found.explained:.1f}\u202f% of their squared length lies in this plane (ce ")
+    tab.locator("[data-focus='arrow planning']").focus()
+    assert tab.locator(".held").inner_text().startswith("planning: length ") and f"{100 * found.each[3]:.1f}\u202f% of its squared length" in tab.locator(".held").inner_text()
+    tab.keyboard.press("v")
+    assert tab.evaluate("document.activeElement.dataset.focus") == "arrow planning" and "All count as equally long" in tab.locator(".held").inner_text()
+    ends = tab.view("[...x.shadow.querySelectorAll('g')].map(g => { const l = g.querySelectorAll('line')[1]; return [l.getAttribute('x2') - l.getAttribute('x1'), l.getAttribute('y1') - l.getAttribute('y2')]; })")
+    assert np.array(ends) / 108 == pytest.approx(np.array(leading_plane(next(r for r in record if r["step"] == 5)["gram"], unit=True).points), abs=1e-6)
+    tab.keyboard.press("v")
+
+
+def test_a_length_that_is_not_to_scale_is_not_called_exact(tab):
+    tab.view("(x.state.move = 0, x.go(0))")
+    exact = tab.view("x.exact.textContent")
+    tab.view("(x.steps[0].gram = x.steps[0].gram.map((r, i) => r.map((v, j) => v * (i ? 1 : 1.3e6) * (j ? 1 : 1.3e6))), x.paint())")
+    far = tab.view("x.exact.textContent")
+    assert "lengths are exact" in exact and "not to scale" in far and "lengths are exact" not in far and "e+" not in far
+
+
+def test_long_drags_clip_no_label(tab):
+    for arms in ("[[2.8,0],[2.7,.5],[2.6,.9]]", "[[0,2.8],[.4,2.7],[-.4,2.7]]", "[[-2.8,0],[-2.7,-.6],[-2.7,-.5]]", "[[.2,-2.7],[0,-2.8],[.3,-2.6]]"):
+        tab.view(f"(x.arms = {arms}, x.drawHand())")
+        boxes = tab.locator("svg.drag text").evaluate_all("nodes => nodes.map(n => { const b = n.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height]; })")
+        assert len(boxes) == 11 and all(b[0] >= 0 and b[1] >= 0 and b[2] <= 1000 and b[3] <= 330 for b in boxes), arms
+        tips = tab.locator("svg.drag polygon").evaluate_all("nodes => nodes.map(n => { const b = n.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height]; })")
+        assert all(b[0] >= 0 and b[1] >= 20 and b[2] <= 1000 and b[3] <= 310 for b in tips), arms
+
+
+def test_a_capability_has_one_colour_in_all_views(tab):
+    tab.view("(x.state.pair = ['ce', 'planning'], x.choosePairMove(), x.paint(), x.drawHand())")
+    for name, colour in term_colours(("ce", "perception", "planning")).items():
+        rgb = "rgb({}, {}, {})".format(*(int(colour[i:i + 2], 16) for i in (1, 3, 5)))
+        fills = tab.locator("svg text").evaluate_all("(nodes, name) => nodes.filter(n => n.textContent === name).map(n => getComputedStyle(n).fill)", name)
+        assert set(fills) == {rgb} and len(fills) >= 8, name
+
+
+def test_every_key_of_the_list_does_something(tab):
+    assert len(P.source("conflicts").split("const KEYS")[1].split("];\n")[0].split("], [")) == 8
+    tab.view("x.go(0)"), tab.evaluate("document.activeElement.blur()")
+    for key, found, value in (("ArrowRight", "x.state.at", 1), ("End", "x.state.at", 36), ("ArrowLeft", "x.state.at", 35), ("Home", "x.state.at", 0), ("v", "x.state.plane", "directions"), ("v", "x.state.plane", "lengths")):
+        tab.keyboard.press(key)
+        assert tab.view(found) == value, key
+    before = tab.view("x.state.pair")
+    tab.keyboard.press("n"), tab.keyboard.press("?")
+    assert tab.view("x.state.pair") != before and tab.is_visible("text=this list")
+    tab.keyboard.press("Escape"), tab.keyboard.press("p")
+    tab.wait_for_selector(".dk-picture")
+    tab.keyboard.press("Escape")
 
 
 def test_a_tip_moves_by_keyboard_and_the_numbers_follow(tab):
+    tab.view("(x.arms = [[1.5, 0], [-1.2, 1.4], [-.5, -1.8]], x.drawHand())")
     tip = tab.locator("circle[role=slider]").nth(1)
     before = tip.get_attribute("aria-valuetext")
     tip.focus()

@@ -28,7 +28,7 @@ from drivekd.study.findings import findings, judged, read_published
 from drivekd.study.layers import best_layer, layer_list, verdict
 from drivekd.study.pairs import BlockMeans, PairSums, blocks_of, resamples, spread, unit
 from drivekd.study.prestudy import BINS, LAYOUTS, Look, Sums, advice, curves_of, in_order, lines_of, observe, pre_study, stretches
-from drivekd.workbench.prestudy_explorer import PrestudyExplorer, checked_study, read_studies
+from drivekd.workbench.prestudy_explorer import PrestudyExplorer, checked_study, prestudy_picture, read_studies
 
 NAMES = ("perception", "reasoning", "planning")
 
@@ -332,6 +332,13 @@ def test_a_result_and_a_shipped_file_open_alike(tmp_path):
 def test_an_executed_notebook_keeps_a_picture_and_a_summary():
     html = PrestudyExplorer({"m": stored()}).static()._repr_html_()
     assert html.count("<iframe") == 1 and 'sandbox="allow-scripts"' in html and 'src="data:image/png;base64,' in html and "2–3 cannot be told apart" in html.split("<details>")[1]
+
+
+def test_the_picture_leaves_a_gap_where_a_layer_has_no_value_and_gives_a_capability_its_colour():
+    whole = stored(layers=5)
+    torn = whole | {"curves": [c | {"value": [.5, .7, None, .6, .5]} for c in whole["curves"][:1]]}
+    def inked(study): return [(abs(np.asarray(prestudy_picture({"m": study}))[24:196, x].astype(int) - (0x2e, 0x9e, 0x77)).sum(-1) < 40).any() for x in (80, 250, 400, 550)]
+    assert inked(whole) == [True] * 4 and inked(torn) == [True, False, False, True]
 
 
 # --- in a browser

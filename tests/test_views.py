@@ -65,6 +65,16 @@ def test_a_replaced_or_shortened_file_is_read_again_from_its_start(tmp_path):
     assert tail.read() == (True, [{"step": 1}])
 
 
+@pytest.mark.parametrize("anew", ['{"step": 7}\n{"step": 8}\n{"step": 9}\n', '{"step": 1}\n{"step": 8}\n{"step": 9}\n'], ids=["another first line", "the same first line"])
+def test_a_file_that_is_written_anew_in_place_and_longer_is_read_again_from_its_start(tmp_path, anew):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    tail = T.Tail(path)
+    tail.read()
+    path.write_text(anew)
+    assert tail.read() == (True, [json.loads(line) for line in anew.splitlines()])
+
+
 def test_broken_lines_are_named_and_nothing_but_a_regular_file_is_read(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"step": 1}\nnot json\n[1]\n{"step": 2}\n')
@@ -82,6 +92,17 @@ def test_thinning_keeps_extremes_and_never_exceeds_the_limit(n, limit):
     thin = T.thinned(values, cut)
     assert len(thin) == len(T.thinned_steps(steps, cut)) <= limit
     assert max(thin) == values.max() and min(thin) == values.min()
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from([1, 1, 5, 40]), min_size=1, max_size=3000), st.sampled_from([50, 400]))
+def test_however_many_gaps_there_are_the_limit_holds_and_no_gap_is_joined(jumps, limit):
+    steps = np.cumsum(jumps)
+    cut = T.parts(steps, limit)
+    points = T.thinned(np.ones(len(steps)), cut)
+    assert len(points) == len(T.thinned_steps(steps, cut)) <= limit and cut[0][0] == 0 and cut[-1][1] == len(steps)
+    joined = [a[1] for a, b in zip(cut, cut[1:]) if a[0] < a[1] and b[0] < b[1]]
+    assert not set(joined) & set(T.breaks(steps).tolist())
 
 
 def test_a_gap_of_steps_stays_a_gap_however_much_is_thinned_away():
@@ -241,6 +262,12 @@ def test_entries_know_cameras_objects_and_where_tags_point(quiz):
     assert (tag["x"], tag["y"]) == (0.25, 0.5) and found.pictures[tag["picture"]].camera == "CAM_BACK"
 
 
+def test_tags_of_a_reply_are_found_and_belong_to_the_question_if_it_has_them(quiz):
+    rows = [{"id": quiz[1].id, "reply": "look at <c7,CAM_FRONT,0.75,0.5> and <c1,CAM_BACK,0.25,0.5>"}]
+    tags = B.Entries(quiz[:3], {"m": rows}).rows[1]["tags"]
+    assert [(t["label"], t["where"], t["x"]) for t in tags if t["text"][1:3] in ("c7", "c1") and t["x"] != 0.46] == [("c1", "question", 0.25), ("c7", "reply", 0.75)]
+
+
 def test_answers_of_strangers_are_refused_with_their_line(tmp_path):
     (tmp_path / "answers.jsonl").write_text('{"id": "a", "reply": "b"}\n{"id": 3}\n')
     with pytest.raises(DataError, match="line 2"): B.read_answers(tmp_path)
@@ -334,6 +361,22 @@ def test_the_dashboard_shows_gaps_and_hostile_names_and_is_walked_by_keyboard(op
     assert tab.get_attribute(".dk-picture", "src").startswith("data:image/png;base64,")
 
 
+@pytest.mark.parametrize("width", [1024, 1440])
+def test_titles_of_cosines_differ_are_whole_and_say_raw_or_merged_and_a_running_step_has_its_total(opened, tmp_path, width):
+    three = {"terms": ["ce", "perception", "reasoning", "planning"], "merged": ["perception", "reasoning", "planning"], "cosines": [[1.0] * 4] * 4, "cosines_stage1": [[1.0] * 4] * 4, "cosines_merged": [[1.0] * 3] * 3, "cosines_stage2": [[1.0] * 3] * 3}
+    write(tmp_path / "outputs/run", status={"status": "ok"}, **three)
+    (tmp_path / "outputs/run/params.yaml").write_text("steps: 300\n")
+    tab = opened(RunDashboard(tmp_path / "outputs", view={"section": "cosines"}).to_html(tmp_path / "runs.html").read_text(), width)
+    titles = tab.locator(".dk-chart b")
+    words = titles.all_inner_texts()
+    assert len(set(words)) == len(words) == 9 and "Raw: perception·planning" in words and "Merged with CE: perception·planning" in words
+    assert titles.evaluate_all("nodes => nodes.every(n => n.scrollWidth <= n.clientWidth && n.getBoundingClientRect().right <= n.closest('figure').getBoundingClientRect().right)")
+    assert "20 of 300" in tab.inner_text(".dk-runs") and "step 20 of 300" in RunDashboard(tmp_path / "outputs").summary()
+    tab.locator(".dk-chart canvas[tabindex]").nth(3).focus()
+    tab.keyboard.press("2")
+    assert tab.evaluate("document.activeElement.tagName") == "CANVAS"  # of the new section; its keys go on
+
+
 DRAWN = """([panel, rgb, from, to]) => { const view = document.querySelector('.dk').view, chart = view.charts.find(c => c.spec.key === panel), canvas = chart.base, ratio = canvas.width / chart.w, x = ratio * chart.px(from), w = ratio * (chart.px(to) - chart.px(from));
   const d = canvas.getContext('2d').getImageData(x, 0, w, canvas.height).data; let n = 0;
   for (let i = 0; i < d.length; i += 4) if (Math.abs(d[i] - rgb[0]) + Math.abs(d[i + 1] - rgb[1]) + Math.abs(d[i + 2] - rgb[2]) < 60) n++;
@@ -402,6 +445,17 @@ def test_hundreds_of_questions_are_filtered_and_walked_by_keyboard_and_nothing_f
     tab.keyboard.press("Escape")
     took = tab.evaluate("(() => { const box = document.querySelector('input[type=search]'), t = performance.now(); for (const text of ['c', 'ca', 'car']) { box.value = text; box.dispatchEvent(new Event('input')); } return (performance.now() - t) / 3; })()")
     assert took < 200  # milliseconds a keystroke, on a busy machine
+
+
+def test_tags_of_replies_are_marked_drawn_and_lit_wherever_they_stand(opened, quiz, tmp_path):
+    rows = [{"id": quiz[1].id, "reply": "the car <c7,CAM_FRONT,0.75,0.5>, yes, <c7,CAM_FRONT,0.75,0.5>"}]
+    tab = opened(B.QuestionBrowser(quiz, {"<b>student": rows}, {"id": quiz[1].id}).to_html(tmp_path / "q.html").read_text())
+    ring = tab.locator(".dk-point[data-tag='<c7,CAM_FRONT,0.75,0.5>']")
+    assert tab.locator("[data-by='<b>student'] mark").count() == 2 and ring.get_attribute("style") == "left:75.00%;top:50.00%" and "only in replies: <b>student" == ring.get_attribute("title")
+    tab.locator("[data-by='<b>student'] mark").last.focus()
+    assert "dk-lit" in ring.get_attribute("class")
+    tab.keyboard.press("ArrowDown")
+    assert tab.evaluate("document.activeElement.className") == "dk-questions"  # not lost with the card
 
 
 @pytest.mark.slow

@@ -56,10 +56,11 @@ def conflict_picture(
     image, colours = Image.new("RGB", size, "white"), {t: c for t, c in term_colours(record["terms"]).items() if t != "ce"}
     curves, pen = {n: with_gaps(numbers, [_with_ce(s, n) for s in record["steps"]]) for n in colours}, ImageDraw.Draw(image)
     reach = max([abs(c) for _, curve in curves.values() for c in curve if c is not None] + [.1])
-    pen.line([(0, height / 2), (width, height / 2)], fill="#9aa2ab")
+    middle, half = height / 2, height / 2 - 24  # words above and below
+    pen.line([(0, middle), (width, middle)], fill="#9aa2ab")
     for k, (name, (at, curve)) in enumerate(curves.items()):
         across = [width * (x - numbers[0]) / max(1, numbers[-1] - numbers[0]) for x in at]
-        polyline(pen, [(x, math.nan if c is None else height / 2 * (1 - .9 * c / reach)) for x, c in zip(across, curve)], colours[name])
+        polyline(pen, [(x, math.nan if c is None else middle - half * c / reach) for x, c in zip(across, curve)], colours[name])
         pen.text((8 + 110 * k, 6), name, fill=colours[name])
     pen.text((8, height - 16), f"cosine with CE, -{reach:.2f} to +{reach:.2f}", fill="#5d666f")
     return image

@@ -4,14 +4,14 @@ const CONFLICT = COLOURS[6], OTHERS = COLOURS[5], ROOM = 13;  // what fired; a p
 const KEYS = [["← →", "previous, next step"], ["Home End", "first, last step"], ["n", "next pair"], ["v", "all gradients: with their lengths, or directions only"], ["Tab", "cells of the matrix, meetings, arrows"], ["p", "picture of this view"], ["Esc", "close"], ["?", "this list"]];
 const LOOK = `
 .dkc .grid{display:grid;grid-template-columns:repeat(12,minmax(0,1fr));gap:10px}.dkc .grid section{border:1px solid var(--line);border-radius:8px;padding:10px 12px;min-width:0;overflow-x:auto}
-.dkc .column{display:grid;gap:10px;align-content:start;min-width:0}.dkc p{margin:3px 0;color:var(--soft);max-width:100ch}.dkc .w12{grid-column:span 12}.dkc .w7{grid-column:span 7}.dkc .w5{grid-column:span 5}
+.dkc .column{display:grid;gap:10px;align-content:start;min-width:0}.dkc p{margin:3px 0;color:var(--soft);max-width:130ch}.dkc .w12{grid-column:span 12}.dkc .w7{grid-column:span 7}.dkc .w5{grid-column:span 5}
 @container (max-width:860px){.dkc .w7,.dkc .w5{grid-column:span 12}}
 .dkc svg{display:block;width:100%;height:auto}.dkc .drag{touch-action:none}.dkc text{fill:var(--ink);font:12px system-ui,sans-serif}.dkc .soft{fill:var(--soft)}.dkc .w12 svg{min-width:560px}
 .dkc g:focus-visible{outline:none}.dkc g:focus-visible>rect,.dkc circle:focus-visible{stroke:var(--hot);stroke-width:2.5}.dkc g:focus-visible>line{stroke-width:4}.dkc circle:focus-visible{outline:none}
 .dkc input[type=range]{flex:1;min-width:120px}.dkc .moves{display:flex;flex-wrap:wrap;gap:6px;margin:6px 0}.dkc .live{min-height:1.4em}`;
 
 // --- words
-const plain = x => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
+const plain = x => { const digits = Math.abs(x).toFixed(2); return digits === "0.00" ? digits : (x < 0 ? "−" : "+") + digits; };
 const degrees = cosine => Math.acos(Math.max(-1, Math.min(1, cosine))) * 180 / Math.PI;
 const short = name => name.length > 8 ? name.slice(0, 6) + "." : name;
 const compact = x => Math.abs(x) < 1000 ? plain(x) : (x < 0 ? "−" : "+") + Math.abs(x).toExponential(0).replace("e+", "e");
@@ -53,10 +53,10 @@ function arrow(svg, [x0, y0], [x1, y1], colour, {dash = "", width = 2.4, opacity
 function labels(svg, words, [left, top, right, bottom]) {
   const boxes = words.map(({at: [x, y], from, text, colour}) => {
     const wide = 6.7 * text.length, start = x < from[0] - 4 ? x - 7 - wide : x + 7;
-    return {text, colour, x: Math.max(left, Math.min(right - wide, start)), wide, y: Math.max(top, Math.min(bottom, y + (y > from[1] ? 14 : -6)))};
+    return {text, colour, tip: y, x: Math.max(left, Math.min(right - wide, start)), wide, y: Math.max(top, Math.min(bottom, y + (y > from[1] + 4 ? 14 : -7)))};
   }).sort((a, b) => a.y - b.y);
   const meet = (a, b) => a.x < b.x + b.wide && b.x < a.x + a.wide;
-  boxes.forEach((b, i) => { for (const a of boxes.slice(0, i)) if (meet(a, b)) b.y = Math.max(b.y, a.y + ROOM); });
+  boxes.forEach((b, i) => { for (const a of boxes.slice(0, i)) if (meet(a, b) && b.y < a.y + ROOM) b.y = a.y < b.tip && a.y + ROOM < b.tip + 15 ? b.tip + 15 : a.y + ROOM; });  // not on its own arrow
   for (let i = boxes.length - 1; i >= 0; i--) { boxes[i].y = Math.min(boxes[i].y, bottom); for (const b of boxes.slice(i + 1)) if (meet(boxes[i], b)) boxes[i].y = Math.min(boxes[i].y, b.y - ROOM); }
   for (const b of boxes) draw(svg, "text", {x: b.x, y: b.y, style: `fill:${b.colour};paint-order:stroke;stroke:var(--bg);stroke-width:3px`, class: "tip"}, b.text);
 }
@@ -189,7 +189,7 @@ class ConflictView {
     curve(this.time, this.steps.map(s => [s.step, s.ce_share]), x, share, this.inks.get("ce"), 1.8, this.limit);
     draw(this.time, "text", {x: 50, y: top + 56, style: "font-weight:600"}, "length of each gradient");
     [high, low].forEach((e, i) => draw(this.time, "text", {x: 40, y: top + 70 + 54 * i, ...small}, Math.abs(e) > 3 ? `1e${e}` : 10 ** e));
-    let at = 210;
+    let at = 236;
     for (const name of this.terms) {
       curve(this.time, this.steps.map(s => [s.step, s.terms.includes(name) ? s.norms[s.terms.indexOf(name)] : null]), x, place, this.inks.get(name), 1.6, this.limit);
       draw(this.time, "text", {x: at, y: top + 56, style: `fill:${this.inks.get(name)}`}, name); at += 7 * name.length + 18;
@@ -248,8 +248,8 @@ class ConflictView {
   drawShadow() {
     const s = this.steps[this.state.at], {points, explained, each} = s.planes[this.state.plane], unit = this.state.plane === "directions";
     const scale = 108 / (unit ? 1 : Math.max(...points.map(size)) || 1), o = [230, 145], px = ([x, y]) => [o[0] + scale * x, o[1] - scale * y];
-    const part = v => v === null ? "no gradient" : percent(v, 0), tiny = s.terms.filter((_, i) => each[i] !== null && scale * s.norms[i] < 4 && !unit);
-    const all = explained === null ? "No gradient has a length in this step." : `${percent(explained, 0)} of their squared length lies in this plane (${s.terms.map((t, i) => `${t} ${part(each[i])}`).join(", ")}).` + (unit ? " All count as equally long; the circle is their length." : "") + (tiny.length ? ` Too short to be seen beside the others: ${tiny.join(", ")}.` : "");
+    const part = v => v === null ? "no gradient" : (100 * v).toFixed(1) + "\u202f%", tiny = s.terms.filter((_, i) => each[i] !== null && scale * s.norms[i] < 4 && !unit);
+    const all = explained === null ? "No gradient has a length in this step." : `${part(explained)} of their squared length lies in this plane (${s.terms.map((t, i) => `${t} ${part(each[i])}`).join(", ")}).` + (unit ? " All count as equally long; the circle is their length." : "") + (tiny.length ? ` Too short to be seen beside the others: ${tiny.join(", ")}.` : "");
     const about = i => `${s.terms[i]}: length ${s.norms[i].toPrecision(2)}, ${part(each[i])} of its squared length lies in this plane` + (i && s.cosines ? `; ${degrees(s.cosines[0][i]).toFixed(0)}° from ${s.terms[0]}, here ${degrees(dot(points[0], points[i]) / (size(points[0]) * size(points[i]) || 1)).toFixed(0)}°.` : ".");
     this.shape.show(this.state.plane); this.held.textContent = all;
     keepFocus(this.shadow, () => {
