@@ -58,7 +58,9 @@ def points_of(
     "Every tag of question, answer and replies, once: it belongs to the first that names it."
     texts = [("question", record.question), ("answer", record.answer), *(("reply", reply) for reply in replies)]
     found = [_point(tag, text, where, pictures) for where, text in texts for tag in parse_tags(text)]
-    return list({tag["text"]: tag for tag in reversed(found)}.values())[::-1]
+    first: dict[str, dict] = {}
+    for tag in found: first.setdefault(tag["text"], tag)
+    return list(first.values())
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #60ef7a49
 def read_answers(

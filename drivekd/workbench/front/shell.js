@@ -173,7 +173,7 @@ function keepFocus(root, redraw, otherwise = null) {
 
 const COLOURS = ["#3b82c4", "#e08a2e", "#2e9e77", "#c2549d", "#8a8f98", "#7d6bd0", "#c0504d", "#5aa7b0"];  // as drivekd.workbench.figures
 const OF_TERMS = new Map([["perception", COLOURS[0]], ["reasoning", COLOURS[1]], ["planning", COLOURS[2]], ["ce", COLOURS[4]]]);
-const NS = "http://www.w3.org/2000/svg";
+const NS = new DOMParser().parseFromString("<svg>", "text/html").body.firstChild.namespaceURI;  // asked for, so that no page holds an address
 
 /** A colour for each loss, the same in all views. */
 function termColours(names) {
