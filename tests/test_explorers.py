@@ -15,7 +15,7 @@ from drivekd.workbench.explorers import AttentionExplorer, common_sides, grids_o
 from drivekd.workbench.live import reply_to
 
 SHIPPED = ROOT / "data/explorers/miniature.safetensors"
-LIMIT = 60 * 1024  # bytes of the front end
+LIMIT = 64 * 1024  # bytes of the front end
 CORPUS = [*hostile.CORPUS, "a\u0000b\u2028c"]
 
 
