@@ -175,7 +175,7 @@ const VIEWS = {CAM_FRONT: [0, 64.6], CAM_FRONT_LEFT: [55, 64.6], CAM_FRONT_RIGHT
 function panes(cameras, layout, width) {
   const places = LAYOUTS[layout], known = cameras.every(c => c.name in places), gap = 4;
   const columns = known ? 3 : Math.min(3, cameras.length), w = (width - gap * (columns - 1)) / columns;
-  const ratio = Math.max(...cameras.map(c => c.height / c.width)), h = w * ratio;
+  const ratios = cameras.map(c => c.height / c.width), h = w * Math.max(Math.min(Math.max(...ratios), 0.75), Math.min(...ratios));  // one tall picture makes no tall panes
   const at = cameras.map((c, i) => known ? places[c.name] : [i % columns, Math.floor(i / columns)]);
   const rows = Math.max(...at.map(([, y]) => y)) + 1;
   const fitted = ([column, row], {width, height}) => {  // as large as its pane allows, in its own form
@@ -597,17 +597,17 @@ class AttentionView {
   /** Labels say so where they are not parts of what the table below divides. */
   ofRow() { return this.state.norm === "row" && this.state.method !== "gradient" ? " of row" : ""; }
   drawBar(pen, ink) {
-    const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit : "whole"} of a picture`;
+    const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
     const strip = (x, lut, low, high, text) => {
       pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, x, y + 6);
       const from = x + pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
       for (let i = 0; i <= 16; i++) { const k = 3 * Math.round(255 * i / 16); blend.addColorStop(i / 16, `rgb(${lut.subarray(k, k + 3)})`); }
       pen.fillStyle = blend; pen.fillRect(from, y, w, 12);
-      pen.fillStyle = ink; pen.fillText(`${high} ${text}`, from + w + 5, y + 6); pen.textBaseline = "alphabetic";
+      pen.fillStyle = ink; pen.fillText(shortened(pen, `${high} ${text}`, width - from - w - 5), from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
     const unit = this.state.method === "gradient" || this.state.norm === "pictures" ? "of what is on the pictures" : "of the row";
     if (difference) strip(0, this.diverging, signed(-this.topDifference), signed(this.topDifference), `points ${unit}, ${per}`);
-    else strip(0, this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}; both models on one scale` + (this.state.mode === "all" ? `; difference \u00b1${(100 * this.topDifference).toFixed(2)} points` : ""));
+    else strip(0, this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}; one scale for both` + (this.state.mode === "all" ? `; difference \u00b1${(100 * this.topDifference).toFixed(2)} points` : ""));
   }
 
   // --- words, bars, tables
@@ -627,8 +627,8 @@ class AttentionView {
   showBars() {
     const s = this.state, both = ["a", "b"].filter(w => this.now[w]), shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
     const totals = shares.map(sum), rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => { const x = totals[i] > 0 ? shares[i][p] / totals[i] : 0; return el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x))); })));
-    this.bars.replaceChildren(el("h3", {}, "Share of each camera"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "of what is on the pictures"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
-      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `On the cameras: parts of the whole row, of which ${both.map((w, i) => `${this.who(w)} gives ${percent(totals[i])}`).join(", ")} to the pictures.`) : "");
+    this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
+      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
     const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
     this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
       el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), ...m.map((x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "")))) ] : []);
@@ -655,7 +655,7 @@ class AttentionView {
     if (!d) { this.list.replaceChildren(); return; }
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
-    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", this.who("a")], ["b", this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
+    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
       button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key, "data-key": "sort " + key, title: {a: "part of the row on the pictures: " + text, b: "part of the row on the pictures: " + text}[key] || ""})));
     const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
     const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", "data-key": "row " + r.row, title: r.token.role});
@@ -671,7 +671,7 @@ class AttentionView {
       const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
     }
     const sunk = s.sinks ? ["a", "b"].filter(w => this.now[w]).map(w => [w, this.sunk(w, rows)]).map(([w, {count, mass}]) => `${this.who(w)}: ${count ? `${count} sink${count > 1 ? "s" : ""} hidden: ${percent(mass, 0)} of ${s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row"}` : "no sinks"}`) : [];
-    this.sinksText.textContent = sunk.join("; "); parts.push(...sunk);
+    this.sinksText.textContent = sunk.join("; ");
     if (patch) {
       const cell = this.numbers(patch);
       if (this.chosen().length > 1) parts.push(`${this.chosen().length} patches are kept`);
@@ -681,7 +681,7 @@ class AttentionView {
     this.readout.id = "dk-readout"; this.readout.textContent = text;
     this.canvas.setAttribute("aria-label", text);
     this.showAblation();
-    if (this.hover.row == null && !this.hover.patch) this.box.say(text);
+    if (this.hover.row == null && !this.hover.patch) this.box.say([text, ...sunk].join(" "));
   }
   numbers(patch) {
     const out = {}, {picture, x, y, w: wide, h} = patch;  // both models over one rectangle: their tokens differ in area
@@ -820,9 +820,10 @@ const LOOK = `
 .dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}.dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
 .dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}.dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}.dk-list,.dk aside{contain:layout style}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
+.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
+@container (min-width:720px) and (max-width:1059px){.dk aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk .dk-scores .dk-link{max-width:16cqw}}
 @container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
-.dk-shares{table-layout:fixed}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}.dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
+.dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}.dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
