@@ -18,7 +18,6 @@ from ..data.records import VQARecord
 from ..distill.capabilities import Recipe, make_recipe
 from .parameters import RunError, refusals
 from .report import Html, Section, facts, markup, note, qa, table
-from ..study.heldout import pick
 from ..workbench.bundle import METHODS, AttentionBundle, read, sizes
 from ..workbench.explorers import AttentionExplorer, grids_of
 from ..workbench.live import PAGE_LIMIT
@@ -37,6 +36,8 @@ def questions_to_record(
     seed: int = 0,
 ) -> list[VQARecord]:
     "What is recorded."
+    from drivekd.study.heldout import pick
+
     usable = {r.id: r for r in records if r.images and any(t.role == "assistant" and t.text.strip() for t in r.turns)}
     wanted = [name.strip() for name in ids.split(",") if name.strip()]
     for name in wanted:
