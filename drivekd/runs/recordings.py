@@ -115,7 +115,7 @@ def record_questions(
     return found
 
 # %% ../../nbs/api/runs/09_recordings.ipynb #951d3ae4
-EMBEDDED = 6_000_000  # bytes of an explorer inside a report (our choice)
+EMBEDDED = 3_000_000  # bytes of an explorer inside a report (our choice)
 
 
 def _link(path: Path, text: str) -> str: return f'<a href="{markup(path.name)[5:-6]}">{markup(text)}</a>'
