@@ -16,7 +16,7 @@ from drivekd.workbench.explorers import AttentionExplorer, common_sides, grids_o
 from drivekd.workbench.live import reply_to
 
 SHIPPED = ROOT / "data/explorers/miniature.safetensors"
-LIMIT = 64 * 1024  # bytes of the front end
+LIMIT = 68 * 1024  # bytes of the front end
 CORPUS = [*hostile.CORPUS, "a\u0000b\u2028c"]
 
 
@@ -476,12 +476,12 @@ def test_attention_of_nothing_on_the_pictures_is_said():
     assert "nothing on the pictures" in AttentionExplorer(nothing).summary() and AttentionExplorer(nothing).picture(60).width > 0
 
 
-def active(tab): return tab.evaluate("document.activeElement.dataset.key")
+def active(tab): return tab.evaluate("document.activeElement.dataset.focus")
 
 
 def test_the_keyboard_stays_where_it_was_pressed(opened, shipped):
     tab = opened(AttentionExplorer(shipped, {"preset": "planning"}).page())
-    for where in ("[data-key='sort kl']", "[data-key='row 5']", "[data-key='object 1']"):
+    for where in ("[data-focus='sort kl']", "[data-focus='row 5']", "[data-focus='object 1']"):
         tab.focus(where), tab.keyboard.press("Enter")
         assert active(tab) == where.split("'")[1]
 

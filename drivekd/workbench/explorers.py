@@ -205,7 +205,7 @@ def _carried(bundle: AttentionBundle, look: _Side, rows: Sequence[int]) -> str:
 
 def _looks(grids: Mapping[str, np.ndarray] | None) -> bool: return bool(grids) and sum(float(g.sum()) for g in grids.values()) > 0
 
-
+# %% ../../nbs/api/workbench/04_explorers.ipynb #898d0466
 def summary_of(
     bundle: AttentionBundle,
     view: Mapping | None = None,

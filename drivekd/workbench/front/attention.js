@@ -195,16 +195,8 @@ function shortened(pen, text, width) {
   return letters.join("") + "\u2026";
 }
 
-/** Draw a part again; what had the keyboard keeps it. */
-function again(box, draw) {
-  const active = box.getRootNode().activeElement, key = active && box.contains(active) ? active.dataset.key : null;
-  draw();
-  const same = key && [...box.querySelectorAll("[data-key]")].find(node => node.dataset.key === key);
-  if (same) same.focus({preventScroll: true});
-}
-
 const NOTE = "Attention says where a layer looked, not why it answered: it is not causal evidence.";
-const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch"], ["Shift + ← →", "several tokens"], ["Enter", "keep the token; on the cameras: keep this patch and choose one more"], ["Shift + click", "one more token or patch"],
+const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch"], ["Shift+← Shift+→", "several tokens"], ["Enter", "keep the token; on the cameras: keep this patch and choose one more"], ["Shift+click", "one more token or patch"],
   ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
 
 const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "common", "norm"];  // of the state, in the `view` trait
@@ -640,11 +632,11 @@ class AttentionView {
     const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
     const rows = L.objects.map((o, k) => {
       const found = inside.map(t => grounding(t, boxOf(o), o.picture)), other = bare.map(t => t[o.picture](boxOf(o)));
-      return el("tr", {"data-object": k}, el("td", {}, button(`${k + 1} ${o.label}`, () => { const b = boxOf(o); this.point(this.centre({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}), true); }, {class: "dk-link", "data-key": "object " + k, title: `${o.label} on ${L.cameras[o.picture].name}; ${percent(areaOf(boxOf(o)) / L.cameras.length, 2)} of the pictures' area`})),
+      return el("tr", {"data-object": k}, el("td", {}, button(`${k + 1} ${o.label}`, () => { const b = boxOf(o); this.point(this.centre({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}), true); }, {class: "dk-link", "data-focus": "object " + k, title: `${o.label} on ${L.cameras[o.picture].name}; ${percent(areaOf(boxOf(o)) / L.cameras.length, 2)} of the pictures' area`})),
         ...found.flatMap((f, i) => [el("td", {title: `${s.sinks ? "with" : "without"} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`}, percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
     });
     const old = this.scores.querySelector(".dk-scroll"), from = old ? old.scrollTop : 0;
-    again(this.scores, () => this.scores.replaceChildren(el("h3", {}, `Grounding: is the gaze on the object? ${L.objects.length} objects`), el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"}, el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3, title: this.who(w)}, el("span", {class: "dk-name"}, this.who(w))))),
+    keepFocus(this.scores, () => this.scores.replaceChildren(el("h3", {}, `Grounding: is the gaze on the object? ${L.objects.length} objects`), el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"}, el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3, title: this.who(w)}, el("span", {class: "dk-name"}, this.who(w))))),
       el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less"}, "beats")]))), el("tbody", {}, rows)))));
     this.scores.querySelector(".dk-scroll").scrollTop = from;
   }
@@ -656,10 +648,10 @@ class AttentionView {
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
     const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
-      button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key, "data-key": "sort " + key, title: {a: "part of the row on the pictures: " + text, b: "part of the row on the pictures: " + text}[key] || ""})));
+      button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key, "data-focus": "sort " + key, title: {a: "part of the row on the pictures: " + text, b: "part of the row on the pictures: " + text}[key] || ""})));
     const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
-    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", "data-key": "row " + r.row, title: r.token.role});
-    again(this.list, () => this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
+    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", "data-focus": "row " + r.row, title: r.token.role});
+    keepFocus(this.list, () => this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
       el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row))))));
   }
   showReadout() {
@@ -798,7 +790,7 @@ class AttentionView {
       p: () => this.keep(), "?": () => this.help(), Escape: () => { this.hover = {row: null, patch: null}; this.state.kept = []; this.point(null, true); }}[e.key] || (modes[Number(e.key) - 1] && (() => this.change({mode: modes[Number(e.key) - 1]}, true)));
     if (run) { run(); e.preventDefault(); e.stopPropagation(); }
   }
-  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").flatMap((k, i) => [i ? " " : "", k === "+" ? k : el("kbd", {}, k)])), el("td", {}, what)))))); }
+  help() { tellKeys(this.box, KEYS); }
   about() {
     const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b));
     this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)), L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}${(m.carried || []).length ? `; cuts ${m.carried.length} of ${L.tokens.length} tokens otherwise: these rows are means over its own tokens of the same characters` : ""}`)),
@@ -827,7 +819,7 @@ const LOOK = `
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
+.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
 `;
 
 async function explore(host, channel) {
