@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,8 @@ DAMAGES = {
     "a picture without a width": lambda w: w["cameras"][0].update(width=0),
     "a picture whose height is a word": lambda w: w["cameras"][0].update(height="<b>"),
     "no tokens": lambda w: w.update(tokens=[]),
+    "a carried row that is no token": lambda w: w["models"][0].update(carried=[99]),
+    "a plan whose pairs are words": lambda w: w["plans"][0].update(pairs="ab"),
 }
 
 
@@ -113,6 +116,26 @@ def test_size_is_said_before_writing_and_a_limit_holds(tmp_path):
     assert abs(sum(B.sizes(first).values()) - len(first.to_bytes())) < 4000  # names and offsets of the arrays
     with pytest.raises(B.BundleError, match=r"would have .* MB \(.*maps.*above the limit.*fewer rows"): first.write(tmp_path / "a", limit=500)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("store", B.STORES)
+def test_rows_that_sum_to_more_than_one_are_no_attention(store):
+    make = lambda total: B.bundle_of(["a", "b"], {"m": {0: np.full((2, 4), total / 4)}}, {"p": Image.new("RGB", (8, 8))}, store=store)
+    assert make(1).values("m", 0).sum(1) == pytest.approx([1, 1], rel=2e-3)
+    for total in (1.22, 5):
+        with pytest.raises(B.BundleError, match=f"sums to at most 1, found {total:.3g}"): make(total)
+
+
+def test_every_model_has_its_mean_attention():
+    whole = made()
+    with pytest.raises(B.BundleError, match="found none of 'small'"): replace(whole, maps=tuple(m for m in whole.maps if m.model == "big"), plans=())
+    assert [m.name for m in B.pick(whole, methods=("attention",), layers={"big": (2,)}).models] == ["big"]
+
+
+def test_carried_rows_follow_when_rows_are_picked():
+    whole = made()
+    whole = replace(whole, models=tuple(replace(m, carried=(1, 3)) for m in whole.models))
+    assert {m.carried for m in B.pick(whole, rows=(3, 0)).models} == {(0,)}
 
 
 def test_expected_bytes_of_a_recording_bound_its_maps():

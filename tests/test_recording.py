@@ -55,9 +55,81 @@ def test_size_is_refused_before_anything_is_computed(families, question):
     finally: student.model.forward = forward
 
 
-def test_models_that_cut_the_text_differently_are_refused(families, question):
+def test_models_that_cut_the_text_otherwise_are_carried_by_characters(families, question):
+    "Row by row the mean over the characters of a word, each of which belongs to one token of the other model."
     student, other = families["internvl"]["student"], miniature_vlm("internvl", ["a b c"])
-    with pytest.raises(BundleError, match="cut the text differently"): R.record({}, {"one": student, "two": other}, question, replies=False, say=str)
+    other.model.eval()
+    bundle = R.record({"planning": other}, {"one": student}, question, replies=False, say=str)
+    batch = Batcher(other)([question])
+    encoded, own, m = batch.encoded[0], R.rows_of(batch.encoded[0]), bundle.find("planning")
+    other.model.set_attn_implementation("eager")
+    with torch.inference_mode(): theirs = other.model(**batch.model_inputs(), output_attentions=True, use_cache=False).attentions
+    begin, layer = encoded.text.index(bundle.question[:40]), m.layers[0]
+    of_character = {c: i for i, (a, b) in enumerate(encoded.offsets.tolist()) for c in range(a, b)}
+    mean = theirs[layer][0].mean(0)[:, batch.columns(0)].numpy()
+    words = [i for i, t in enumerate(bundle.tokens) if t.role == "question"][1:12]
+    wanted = [np.mean([mean[of_character[begin + c]] for c in range(bundle.tokens[i].start, bundle.tokens[i].end)], 0) for i in words]
+    assert np.abs(bundle.values("planning", layer)[words] - wanted).max() < 0.01 * np.max(wanted)
+    by_role = {t.role: own.places[i] for i, t in enumerate(own.tokens) if t.role != "question"}  # the last of each
+    for row, place in ((next(i for i, t in enumerate(bundle.tokens) if t.role == "prompt"), by_role["prompt"]), (len(bundle.tokens) - 1, by_role["answer"])):
+        assert np.abs(bundle.values("planning", layer)[row] - mean[place]).max() < 0.01 * mean[place].max()
+    told = {model.name: model.carried for model in bundle.models}
+    assert told["one"] == () and set(words) & set(told["planning"]) and np.allclose(m.share.sum(2), 1, atol=1e-4)
+
+
+def test_a_teacher_of_another_family_is_recorded_beside_the_student(families, question):
+    other = miniature_vlm("qwen2_5_vl", ["a b c"], "teacher")
+    bundle = R.record({"planning": other}, {"one": families["internvl"]["student"]}, question, rows=[3, 60, 61], head_layers={"planning": [0]}, replies=False, say=str)
+    assert len(bundle.tokens) == 3 and bundle.find("planning").rows == (0, 1, 2) and bundle.find("planning", head=0).rows == (1, 2) and bundle.plans
+    assert {len(m.geometry.picture) for m in bundle.models} != {len(bundle.models[0].geometry.picture)}
+
+
+WRONG = {
+    "a recipe that compares no attention": (dict(recipe="ce"), "recipe 'ce' compares none"),
+    "a layer that is not there": (dict(layers={"student": [9]}), "found 9"),
+    "no layer": (dict(layers={"student": []}), "at least one layer"),
+    "a model that is not there": (dict(layers={"studnet": [0]}), "found 'studnet'"),
+    "heads of a layer that is not there": (dict(head_layers={"student": [-1]}), "found -1"),
+    "a row that is not there": (dict(rows=[999]), r"found \[999\]"),
+    "a row twice": (dict(rows=[1, 1]), "different places"),
+    "no row": (dict(rows=[]), "different places"),
+    "a method that is not there": (dict(methods=("atention",)), "found 'atention'"),
+    "a store that is not there": (dict(store="int3"), "found 'int3'"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_asked_wrongly_is_one_sentence_before_anything_is_computed(families, question, what):
+    student, (options, words) = families["internvl"]["student"], WRONG[what]
+    student.model.forward, forward = None, student.model.forward  # calling it would fail
+    try:
+        with pytest.raises(BundleError, match=words) as caught: R.record({}, {"student": student}, question, **options)
+        assert "\n" not in str(caught.value)
+    finally: student.model.forward = forward
+
+
+def test_two_models_of_one_name_and_questions_without_pictures_are_refused(families, question):
+    from dataclasses import replace
+    student = families["internvl"]["student"]
+    with pytest.raises(BundleError, match="different names"): R.record({"a": student}, {"a": student}, question)
+    with pytest.raises(BundleError, match="has none; choose another"): R.record({}, {"a": student}, replace(question, images=()))
+    with pytest.raises(BundleError, match="at least one word"): R.with_answer(question, " ")
+
+
+def test_an_answer_of_ones_own_is_read_along(families, question):
+    bundle = R.record({}, {"student": families["internvl"]["student"]}, R.with_answer(question, "Turn left."), methods=("attention",), replies=False, say=str)
+    assert bundle.answer.startswith("Turn left.") and bundle.question == question.question
+
+
+def test_gradients_give_the_model_back_as_it_was_even_if_they_fail(families, question):
+    from drivekd.study.relevance import gradient_weighted
+    student = families["internvl"]["student"]
+    batch, none = Batcher(student)([question]), torch.arange(0)
+    student.model.train()
+    try:
+        with pytest.raises(ValueError, match="were asked for"): gradient_weighted(student, batch, [99], none, none)
+        assert student.model.training
+    finally: student.model.eval()
 
 
 def test_masking_paints_only_the_boxes_and_leaves_the_files_alone(question, tmp_path):

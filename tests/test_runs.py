@@ -75,7 +75,7 @@ def test_a_run_notebook_has_one_cell_of_commented_parameters_and_writes_its_resu
 def finished(tiny, tmp_path_factory):
     "One whole run through papermill."
     out = tmp_path_factory.mktemp("runs") / "distill"
-    return run("distill", settings(tiny), out)
+    return run("distill", settings(tiny, record_questions=1), out)
 
 
 def test_the_main_job_finishes_and_leaves_everything(finished):
@@ -96,7 +96,53 @@ def test_its_report_shows_what_was_asked_for(finished):
     page = (finished.folder / "report.html").read_text()
     for words in ("McNemar", "Answer loss", "Gradient conflict", "stage 1: ce", "stage 2: perception", "Where the last token", "Where the tokens of its object tags", "Answers side by side", "All parameters"):
         assert words in page, words
-    assert page.count("<img ") == 4 and page.count('class="plotly-graph-div"') == 3
+    assert page.count("<img ") == 4 + page.count("<iframe sandbox") and page.count('class="plotly-graph-div"') == 3
+
+
+def test_a_distillation_leaves_recorded_attention_of_teachers_and_students(finished):
+    from drivekd.workbench.bundle import read
+    kept = json.loads((finished.folder / "result.json").read_text())["metrics"]["recordings"]
+    assert sorted(k["capability"] for k in kept) == sorted(CAPABILITIES)
+    bundle = read(finished.folder / kept[0]["file"])
+    assert [m.name for m in bundle.models] == [*CAPABILITIES, "CE only", "CE + teachers, AGP"] and (finished.folder / kept[0]["page"]).exists()
+    assert {m.name for m in bundle.models if m.carried} == {"reasoning"} and {p.capability for p in bundle.plans} == set(CAPABILITIES)
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny, tmp_path_factory):
+    "Two questions of which attention was recorded."
+    with pytest.MonkeyPatch.context() as patch:
+        folder, ids = tmp_path_factory.mktemp("record"), [r.id for r in read_records(tiny["data"]) if r.images and r.capability][:2]
+        models = {name: tiny[name] for name in ("student", *(f"teacher_{c}" for c in CAPABILITIES))}
+        play("record", folder, patch, **models, data=tiny["data"], ids=",".join(ids), replies=False, device="cpu")
+        return folder, ids
+
+
+def test_a_recording_leaves_bundles_pages_and_a_report(recorded):
+    from drivekd.workbench.bundle import read
+    folder, ids = recorded
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]["recordings"]
+    assert [(k["id"], k["file"], k["page"]) for k in metrics] == [(ids[0], "bundle.safetensors", "bundle.html"), (ids[1], "bundle-2.safetensors", "bundle-2.html")]
+    bundle = read(folder / "bundle.safetensors")
+    assert bundle.source["record"] == ids[0] and {m.method for m in bundle.maps} == {"attention", "rollout", "gradient"} and any(m.head is not None for m in bundle.maps)
+    assert metrics[0]["bytes"] == (folder / "bundle.safetensors").stat().st_size and metrics[0]["carried"]["reasoning"] > 0 == metrics[0]["carried"]["perception"]
+    page = (folder / "report.html").read_text()
+    assert page.count("<iframe sandbox") == 2 and 'href="bundle.safetensors"' in page and "cuts" in page
+
+
+def test_the_explorer_shows_a_recording(recorded, tmp_path, capsys):
+    from drivekd.cli import main as drivekd
+    assert drivekd(["explore", str(recorded[0] / "bundle.safetensors"), str(tmp_path / "seen.html")]) == 0
+    assert "open it in a browser" in capsys.readouterr().out and (tmp_path / "seen.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (dict(ids="no such id"), "found 'no such id'"), (dict(recipe="ce"), "recipe 'ce' compares none"), (dict(methods="atention"), "found 'atention'"), (dict(answer="right"), "found 'right'"),
+    (dict(max_size=0.001), "above the limit of 0.001 MB"), (dict(questions=0), "questions must be positive"), (dict(student="", teacher_perception="", teacher_reasoning="", teacher_planning=""), "at least one model")])
+def test_a_recording_that_cannot_be_made_says_so_in_one_sentence(tiny, tmp_path, monkeypatch, changes, words):
+    usual = dict(student=tiny["student"], teacher_perception="", teacher_reasoning="", teacher_planning="", data=tiny["data"], replies=False, device="cpu")
+    with pytest.raises(RunError, match=words): play("record", tmp_path, monkeypatch, **(usual | changes))
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_both_students_saw_the_same_samples_and_ended_elsewhere(finished, tiny):

@@ -175,17 +175,31 @@ const VIEWS = {CAM_FRONT: [0, 64.6], CAM_FRONT_LEFT: [55, 64.6], CAM_FRONT_RIGHT
 function panes(cameras, layout, width) {
   const places = LAYOUTS[layout], known = cameras.every(c => c.name in places), gap = 4;
   const columns = known ? 3 : Math.min(3, cameras.length), w = (width - gap * (columns - 1)) / columns;
-  const ratio = Math.max(...cameras.map(c => c.height / c.width)), h = w * ratio;
+  const ratios = cameras.map(c => c.height / c.width), h = w * Math.max(Math.min(Math.max(...ratios), 0.75), Math.min(...ratios));  // one tall picture makes no tall panes
   const at = cameras.map((c, i) => known ? places[c.name] : [i % columns, Math.floor(i / columns)]);
   const rows = Math.max(...at.map(([, y]) => y)) + 1;
-  return {boxes: at.map(([x, y]) => ({x: x * (w + gap), y: y * (h + gap), w, h})), height: rows * (h + gap) - gap, middle: known && layout === "top-down" ? {x: w + gap, y: h + gap, w, h} : null};
+  const fitted = ([column, row], {width, height}) => {  // as large as its pane allows, in its own form
+    const own = Math.min(w, h * width / height), tall = own * height / width;
+    return {x: column * (w + gap) + (w - own) / 2, y: row * (h + gap) + (h - tall) / 2, w: own, h: tall, column, row};
+  };
+  return {boxes: at.map((place, i) => fitted(place, cameras[i])), height: rows * (h + gap) - gap, middle: known && layout === "top-down" ? {x: w + gap, y: h + gap, w, h} : null};
+}
+
+const areaOf = ([l, t, r, b]) => (r - l) * (b - t);
+
+/** Text that fits into a width of a canvas. */
+function shortened(pen, text, width) {
+  if (pen.measureText(text).width <= width) return text;
+  const letters = [...text];
+  while (letters.length > 1 && pen.measureText(letters.join("") + "\u2026").width > width) letters.pop();
+  return letters.join("") + "\u2026";
 }
 
 const NOTE = "Attention says where a layer looked, not why it answered: it is not causal evidence.";
-const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch"], ["Shift + ← →", "several tokens"], ["Enter", "keep the token or patch under the pointer"],
+const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch"], ["Shift+← Shift+→", "several tokens"], ["Enter", "keep the token; on the cameras: keep this patch and choose one more"], ["Shift+click", "one more token or patch"],
   ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
 
-const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "norm"];  // of the state, in the `view` trait
+const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "common", "norm"];  // of the state, in the `view` trait
 
 // --- the view ------------------------------------------------------------------------------------------------------------------------------
 
@@ -195,14 +209,13 @@ class AttentionView {
     const students = this.looks.models.filter(m => m.role === "student"), teachers = this.looks.models.filter(m => m.role !== "student");
     const own = teachers.find(m => m.capability === this.looks.source.capability) || teachers[0] || students[0];
     const other = students.find(m => m !== own) || this.looks.models.find(m => m !== own) || null;
-    this.state = {a: own.name, b: other && other.name, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null,
-      layout: "panorama", colours: "viridis", sinks: false, objects: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: other ? "kl" : "pictures", sort: "place", ascending: true};
+    this.state = {a: own.name, b: other && other.name, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null, kept: [],
+      layout: "panorama", colours: "viridis", sinks: false, objects: true, common: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: other ? "kl" : "pictures", sort: "place", ascending: true};
     this.hover = {row: null, patch: null};
     this.pictures = []; this.scaled = []; this.scratch = [];
     this.build();
     const last = this.recorded("a").at(-1);
     this.state.layersA = [last]; this.state.layersB = other ? [this.partner(last)] : [];
-    this.state.rows = [this.looks.tokens.findIndex(t => t.role !== "question")].map(i => i < 0 ? 0 : i);
     const wanted = this.looks.plans.find(p => p.capability === this.looks.source.capability && p.teacher === this.state.a && p.student === this.state.b);
     if (wanted) this.applyPreset(wanted.capability, false);
     this.accept(channel.get());
@@ -231,11 +244,17 @@ class AttentionView {
     const plan = s.method === "attention" && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
     s.step = plan ? plan.pairs.findIndex(([student, teachers]) => JSON.stringify([[student], teachers]) === shown) : -1;
     if (s.step < 0) Object.assign(s, {preset: null, step: 0});
+    if (!s.rows.length) s.rows = [this.firstRow()];
   }
   tell() { const view = Object.fromEntries(KEPT.map(key => [key, this.state[key]])); this.told = JSON.stringify(view); this.channel.set(view); }
 
   // --- what there is
 
+  /** The token at which the answer begins, as far as it was recorded. */
+  firstRow() {
+    const there = ["a", "b"].filter(w => this.state[w]).flatMap(w => { const {model, method, head} = this.side(w), map = this.looks.map(model, method, head); return map ? map.rows : []; }).sort((x, y) => x - y);
+    return there.find(r => this.looks.tokens[r].role !== "question") ?? there[0] ?? 0;
+  }
   methods() { return [...new Set(this.looks.maps.map(m => m.method))]; }
   recorded(side, method = this.state.method) { const map = this.looks.map(this.state[side], method, null); return map ? map.layers : []; }
   heads() { return [...new Set(this.looks.maps.filter(m => m.head != null && [this.state.a, this.state.b].includes(m.model)).map(m => m.head))].sort((x, y) => x - y); }
@@ -260,6 +279,12 @@ class AttentionView {
     for (let v = 0; v < values.length; v++) if ((sink && sink[v]) || (s.part !== "both" && (s.part === "overview") !== Boolean(m.overview[v]))) values[v] = 0;
     const total = s.norm === "pictures" || s.method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
     return total > 0 ? values.map(x => x / total) : values;
+  }
+  /** How many sinks of a side there are, and how much of its rows they hold. */
+  sunk(which, rows) {
+    const look = this.side(which), marks = this.looks.sink(look), values = this.looks.mean(look, rows), count = sum(marks);
+    if (!values) return null;
+    return {count, mass: sum(values.filter((_, v) => marks[v])) / (this.state.method === "gradient" ? sum(values) || 1 : 1)};
   }
   tables(cells) { return this.common.grids.map((grid, p) => rectangles(cells.subarray(this.common.start[p], this.common.start[p + 1]), grid)); }
   score(cells, box, picture) { return grounding(this.tables(cells), box, picture); }
@@ -316,12 +341,13 @@ class AttentionView {
       layersB: two && chooser("with", [], 0, v => this.change({layersB: [Number(v)]})),
       head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)}, true)),
       method: chooser("method", this.methods().map(m => [m, {attention: "attention", rollout: "rollout", gradient: "gradient-weighted"}[m]]), s.method, v => this.method(v)),
-      norm: chooser("sums to 1 over", [["pictures", "pictures"], ["row", "the whole row"]], s.norm, v => this.change({norm: v}, true), "the loss compares whole rows"),
+      norm: chooser("colours and labels are parts of", [["pictures", "what is on the pictures"], ["row", "the whole row"]], s.norm, v => this.change({norm: v}, true), "the loss compares whole rows"),
       layout: chooser("layout", Object.keys(LAYOUTS).map(k => [k, k]), s.layout, v => { this.state.layout = v; this.fit(); this.renew(); this.tell(); }),
       colours: chooser("colours", Object.keys(MAPS).map(k => [k, k]), s.colours, v => this.change({colours: v}, true)),
       part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part, v => this.change({part: v}, true)),
       shade: chooser("words shaded by", [["pictures", "attention to pictures"], ["kl", "KL"], ["mse", "MSE"]], s.shade, v => this.change({shade: v}, true)),
       sinks: toggle("hide sinks", v => this.change({sinks: v}, true), "vision tokens to which half of all rows give 8 times an even share"),
+      common: toggle("all heads on one scale", v => this.change({common: v}, true), "the colour scale of the strongest head, so that heads can be compared"),
       objects: toggle("objects", v => this.change({objects: v}, true)),
       lock: toggle("hold scale", v => this.change({lock: v ? this.top : null}, true), "keep the colour scale while tokens, heads and layers change"),
       opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours", "aria-label": "strength of the colours", oninput: e => this.change({opacity: Number(e.target.value)}, true)}),
@@ -331,14 +357,14 @@ class AttentionView {
     this.ui.words = this.buildWords();
     this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-describedby": "dk-readout"});
     this.stage = el("div", {class: "dk-stage"}, this.canvas);
-    this.readout = el("div", {class: "dk-readout"}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.ablation = el("div");
+    this.readout = el("div", {class: "dk-readout"}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("span", {class: "dk-sunk"}); this.ablation = el("div");
     this.box.body.replaceChildren(el("style", {}, LOOK),
       el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null, capabilities.length ? u.presets.node : null, this.layersText,
         el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
       el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
-        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node), this.ablation, this.list),
+        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, this.sinksText, u.lock.node, u.common.node), this.ablation, this.list),
         el("aside", {}, this.mix, this.bars, this.scores)),
       el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it." : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
     this.listen();
@@ -362,11 +388,11 @@ class AttentionView {
       list.append(letters.slice(at).join(""));
       lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
     }
-    this.replies = el("div", {class: "dk-replies"});
+    this.replies = el("div", {class: "dk-replies"}); this.carriedText = el("span", {class: "dk-cut"});
     const first = this.chips.find(Boolean); if (first) first.tabIndex = 0;
     const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []); return rows.length ? button(label, () => this.select(rows)) : null; };
     return el("div", {class: "dk-text"}, lists, this.replies, el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true), group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
-      this.ui.shade.node));
+      this.ui.shade.node, this.carriedText));
   }
 
   // --- drawing
@@ -400,10 +426,13 @@ class AttentionView {
     if (u.b) { u.b.select.value = s.b; u.layersB.fill(grouped("b", s.layersB), s.layersB.length > 1 ? "group" : s.layersB[0]); }
     u.head.fill([["", "mean"], ...this.heads().map(h => [h, String(h + 1)])], s.head == null ? "" : s.head);
     for (const key of ["method", "norm", "layout", "colours", "part", "shade"]) u[key].select.value = s[key];
+    u.layersA.node.hidden = s.method === "rollout"; if (u.b) u.layersB.node.hidden = s.method === "rollout";  // a rollout goes through all layers, and heads are averaged
+    u.head.node.hidden = s.method !== "attention"; u.common.node.hidden = s.head == null || s.method !== "attention"; u.common.show(s.common);
     u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
     const plan = this.plan();
     this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map (shown: its columns of pictures)" : "text to vision"}, ${plan.distance}` : "";
-    this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5").replace(/(.{110}).+/, "$1\u2026")))));
+    this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line", title: `${this.title(m)} says: ${m.reply}`}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5")))));
+    this.showCarried();
     this.lut = colours(s.colours); this.diverging = colours("difference");
     const what = JSON.stringify([this.side("a"), s.b && this.side("b"), s.sinks, s.part]);
     if (what !== this.measured) {  // the map first, the table of all tokens right after it
@@ -412,6 +441,16 @@ class AttentionView {
       this.later = setTimeout(() => { this.distances = s.b ? this.measure() : null; this.showList(); if (this.chips.length && this.panels && this.pictures.length) this.showWords(); });
     } else if (this.sorted !== s.sort + s.ascending) this.showList();
     if (this.panels && this.panels.length !== (s.mode === "all" ? 3 : 1) || this.panels && s.mode !== "all" && this.panels[0].what !== s.mode) this.fit(); else this.show();
+  }
+  /** Which rows a model of this view does not have as they are. */
+  showCarried() {
+    const models = [...new Set([this.state.a, this.state.b])].filter(Boolean).map(n => this.looks.model(n)), by = row => models.filter(m => (m.carried || []).includes(row)).map(m => this.title(m));
+    this.chips.forEach((chip, i) => {
+      const names = by(i);
+      chip.classList.toggle("dk-carried", names.length > 0);
+      if (this.looks.tokens[i].role !== "prompt") chip.title = names.length ? `${names.join(" and ")} cut this otherwise: the row is a mean over its own tokens of these characters` : "";
+    });
+    this.carriedText.textContent = models.filter(m => (m.carried || []).length).map(m => `dotted: ${this.title(m)} cuts ${m.carried.length} of ${this.looks.tokens.length} tokens otherwise, their rows are means over its own`).join("; ");
   }
   /** Per token: how far the second model's map is from the first's. */
   measure() {
@@ -448,8 +487,19 @@ class AttentionView {
   scale() {
     const both = [this.now.a, this.now.b].filter(Boolean).map(c => this.dense(c)), all = new Float32Array(both.reduce((n, c) => n + c.length, 0));
     both.reduce((at, c) => { all.set(c, at); return at + c.length; }, 0);
-    this.top = this.state.lock ?? (all.length ? quantile(all, 0.995) : 1);
+    this.top = this.state.lock ?? this.topOfHeads() ?? (all.length ? quantile(all, 0.995) : 1);
     this.topDifference = this.now.difference ? quantile(this.dense(this.now.difference).map(Math.abs), 0.995) : 1;
+  }
+  /** The scale on which the strongest head of the shown layers and tokens fits; null where no head is shown. */
+  topOfHeads() {
+    const s = this.state, heads = s.common && s.method === "attention" && s.head != null ? this.heads() : [], rows = this.rows(), key = JSON.stringify([s.a, s.b, s.layersA, s.layersB, s.sinks, s.part, s.norm, rows]);
+    if (!heads.length) return null;
+    if (this.headsKey !== key) {
+      const shown = s.head, tops = [];
+      for (s.head of heads) for (const w of ["a", "b"]) if (s[w] && this.side(w).head != null) { const c = this.cells(w, rows); if (c) tops.push(quantile(this.dense(c), 0.995)); }
+      s.head = shown; this.headsKey = key; this.headsTop = tops.length ? Math.max(...tops) : null;
+    }
+    return this.headsTop;
   }
   overlay(cells, picture, difference) {
     const [nx, ny] = this.common.grids[picture], from = this.common.start[picture], image = new ImageData(nx, ny), lut = difference ? this.diverging : this.lut, {opacity} = this.state;
@@ -472,21 +522,21 @@ class AttentionView {
       const cells = this.now[panel.what], difference = panel.what === "difference";
       const dense = cells && this.dense(cells);
       pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.textBaseline = "alphabetic";
-      pen.fillText(this.caption(panel.what), panel.x, panel.y - 6, panel.width);
+      pen.fillText(shortened(pen, this.caption(panel.what), panel.width), panel.x, panel.y - 6);
       this.looks.cameras.forEach((camera, p) => {
         const box = panel.boxes[p], x = panel.x + box.x, y = panel.y + box.y;
         pen.imageSmoothingEnabled = true; pen.drawImage(ratio === this.shape.ratio ? this.scaled[p] : this.pictures[p], x, y, box.w, box.h);
         if (dense) { pen.imageSmoothingEnabled = false; pen.drawImage(this.overlay(dense, p, difference), x, y, box.w, box.h); }
         const own = cells ? this.common.on(cells, p) : 0;
         if (s.objects) this.drawObjects(pen, p, x, y, box);
-        this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) : "not recorded", x, y, box);
+        this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) + this.ofRow() : "not recorded", x, y, box);
       });
       if (panel.middle) this.drawVehicle(pen, {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
       this.drawPatches(pen, panel);
     }
     if (this.corner) ["a", "b"].forEach((w, i) => {
       const {x, y, w: wide, h} = this.corner;
-      pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.fillText("by direction: " + this.who(w), x + i * wide / 2, y - 6, wide / 2 - 8);
+      pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.fillText(shortened(pen, "by direction: " + this.who(w), wide / 2 - 8), x + i * wide / 2, y - 6);
       this.drawVehicle(pen, {x: x + i * wide / 2, y, w: wide / 2, h}, this.now[w], ["#3b82c4", "#e08a2e"][i]);
     });
     this.drawBar(pen, ink);
@@ -496,20 +546,24 @@ class AttentionView {
     return what === "difference" ? `${of("b")} minus ${of("a")}` : name(what);
   }
   drawLabel(pen, name, note, x, y, box) {
-    const size = box.w < 150 ? 9 : 11, text = `${box.w < 200 ? name.replace("CAM_", "").replace("_", " ") : name}  ${note}`;
+    const size = box.w < 150 ? 9 : 11;
     pen.font = `${size}px ${FONT}`;
+    const text = shortened(pen, box.w < 200 ? name.replace("CAM_", "").replace("_", " ") : name, Math.max(30, box.w - 14 - pen.measureText(note).width)) + "  " + note;
     pen.fillStyle = "rgba(20,24,28,.82)"; pen.fillRect(x, y, pen.measureText(text).width + 8, size + 6);
     pen.fillStyle = "#fff"; pen.textBaseline = "top"; pen.fillText(text, x + 4, y + 3); pen.textBaseline = "alphabetic";
   }
   drawObjects(pen, picture, x, y, box) {
-    for (const o of this.looks.objects) if (o.picture === picture) {
-      const [l, t, r, b] = boxOf(o), name = o.label;
+    const placed = [];  // names that would cover each other become numbers, those of the table
+    for (const [k, o] of this.looks.objects.entries()) if (o.picture === picture) {
+      const [l, t, r, b] = boxOf(o);
       const lines = () => { pen.strokeRect(x + l * box.w, y + t * box.h, (r - l) * box.w, (b - t) * box.h); };
       pen.strokeStyle = "rgba(0,0,0,.75)"; pen.lineWidth = 3; lines(); pen.strokeStyle = "#fff"; pen.lineWidth = 1.2; lines();
-      if (box.w < 200) continue;
-      pen.font = "10px " + FONT;
-      const w = pen.measureText(name).width + 4, tx = Math.min(x + l * box.w, x + box.w - w), ty = Math.min(y + b * box.h + 1, y + box.h - 12);
-      pen.fillStyle = "rgba(0,0,0,.6)"; pen.fillRect(tx, ty, w, 12); pen.fillStyle = "#fff"; pen.fillText(name, tx + 2, ty + 9.5);
+      const size = box.w < 200 ? 8 : 10, high = size + 2, at = name => { const w = pen.measureText(name).width + 4; return [Math.max(x, Math.min(x + l * box.w, x + box.w - w)), Math.min(y + b * box.h + 1, y + box.h - high), w]; };
+      pen.font = `${size}px ${FONT}`;
+      const free = ([tx, ty, w]) => w <= box.w * 0.7 && placed.every(([px, py, pw]) => tx >= px + pw || px >= tx + w || ty >= py + high || py >= ty + high);
+      const name = free(at(o.label)) ? o.label : String(k + 1), [tx, ty, w] = at(name);
+      placed.push([tx, ty, w]);
+      pen.fillStyle = "rgba(0,0,0,.6)"; pen.fillRect(tx, ty, w, high); pen.fillStyle = "#fff"; pen.fillText(name, tx + 2, ty + size - 0.5);
     }
   }
   /** The vehicle from above: into each camera's field of view a wedge as long as its share. */
@@ -530,20 +584,22 @@ class AttentionView {
     };
     const side = panel.what === "b" ? "b" : "a", look = this.side(side), {model} = look;
     if (this.state.sinks) this.looks.sink(look).forEach((mark, v) => { if (mark) outline(model, v, "rgba(255,255,255,.8)", [3, 3]); });
-    for (const [patch, colour] of [[this.state.patch, "#ff3b6b"], [this.hover.patch, "#fff"]]) if (patch) { const token = this.tokenAt(side, patch); if (token != null) outline(model, token, colour, []); }
+    for (const [patch, colour] of [...this.chosen().map(p => [p, "#ff3b6b"]), [this.hover.patch, "#fff"]]) if (patch) { const token = this.tokenAt(side, patch); if (token != null) outline(model, token, colour, []); }
   }
+  /** Labels say so where they are not parts of what the table below divides. */
+  ofRow() { return this.state.norm === "row" && this.state.method !== "gradient" ? " of row" : ""; }
   drawBar(pen, ink) {
-    const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit : "whole"} of a picture`;
+    const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
     const strip = (x, lut, low, high, text) => {
       pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, x, y + 6);
       const from = x + pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
       for (let i = 0; i <= 16; i++) { const k = 3 * Math.round(255 * i / 16); blend.addColorStop(i / 16, `rgb(${lut.subarray(k, k + 3)})`); }
       pen.fillStyle = blend; pen.fillRect(from, y, w, 12);
-      pen.fillStyle = ink; pen.fillText(`${high} ${text}`, from + w + 5, y + 6); pen.textBaseline = "alphabetic";
+      pen.fillStyle = ink; pen.fillText(shortened(pen, `${high} ${text}`, width - from - w - 5), from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
     const unit = this.state.method === "gradient" || this.state.norm === "pictures" ? "of what is on the pictures" : "of the row";
     if (difference) strip(0, this.diverging, signed(-this.topDifference), signed(this.topDifference), `points ${unit}, ${per}`);
-    else strip(0, this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}; both models on one scale` + (this.state.mode === "all" ? `; difference \u00b1${(100 * this.topDifference).toFixed(2)} points` : ""));
+    else strip(0, this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}; one scale for both` + (this.state.mode === "all" ? `; difference \u00b1${(100 * this.topDifference).toFixed(2)} points` : ""));
   }
 
   // --- words, bars, tables
@@ -563,23 +619,26 @@ class AttentionView {
   showBars() {
     const s = this.state, both = ["a", "b"].filter(w => this.now[w]), shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
     const totals = shares.map(sum), rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => { const x = totals[i] > 0 ? shares[i][p] / totals[i] : 0; return el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x))); })));
-    this.bars.replaceChildren(el("h3", {}, "Share of each camera"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {}, this.who(w))))), el("tbody", {}, rows)));
+    this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
+      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
     const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
     this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
-      el("span", {class: "dk-mixname"}, this.who(w)), ...m.map((x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "")))) ] : []);
+      el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), ...m.map((x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "")))) ] : []);
   }
   showScores() {
     const s = this.state, L = this.looks;
     if (!L.objects.length || !s.objects) { this.scores.replaceChildren(); return; }
     const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return this.tables(t > 0 ? this.now[w].map(x => x / t) : this.now[w]); }, inside = both.map(norm);
     const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
-    const rows = L.objects.slice(0, 12).map((o, k) => {
+    const rows = L.objects.map((o, k) => {
       const found = inside.map(t => grounding(t, boxOf(o), o.picture)), other = bare.map(t => t[o.picture](boxOf(o)));
-      return el("tr", {"data-object": k}, el("td", {}, button(o.label, () => { const b = boxOf(o); this.point(this.centre({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}), true); }, {class: "dk-link", title: `${L.cameras[o.picture].name}; ${percent(found[0].area, 2)} of the pictures' area`})),
+      return el("tr", {"data-object": k}, el("td", {}, button(`${k + 1} ${o.label}`, () => { const b = boxOf(o); this.point(this.centre({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}), true); }, {class: "dk-link", "data-focus": "object " + k, title: `${o.label} on ${L.cameras[o.picture].name}; ${percent(areaOf(boxOf(o)) / L.cameras.length, 2)} of the pictures' area`})),
         ...found.flatMap((f, i) => [el("td", {title: `${s.sinks ? "with" : "without"} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`}, percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
     });
-    this.scores.replaceChildren(el("h3", {}, "Grounding: is the gaze on the object?"), el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3}, this.who(w)))),
-      el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less"}, "beats")]))), el("tbody", {}, rows)));
+    const old = this.scores.querySelector(".dk-scroll"), from = old ? old.scrollTop : 0;
+    keepFocus(this.scores, () => this.scores.replaceChildren(el("h3", {}, `Grounding: is the gaze on the object? ${L.objects.length} objects`), el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"}, el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3, title: this.who(w)}, el("span", {class: "dk-name"}, this.who(w))))),
+      el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less"}, "beats")]))), el("tbody", {}, rows)))));
+    this.scores.querySelector(".dk-scroll").scrollTop = from;
   }
   showList() {
     const s = this.state, d = this.distances;
@@ -589,11 +648,11 @@ class AttentionView {
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
     const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
-      button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key})));
+      button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key, "data-focus": "sort " + key, title: {a: "part of the row on the pictures: " + text, b: "part of the row on the pictures: " + text}[key] || ""})));
     const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
-    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", title: r.token.role});
-    this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
-      el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row)))));
+    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", "data-focus": "row " + r.row, title: r.token.role});
+    keepFocus(this.list, () => this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
+      el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row))))));
   }
   showReadout() {
     const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, rows = this.rows(), said = rows.length === 1 ? L.tokens[rows[0]] : null, parts = [];
@@ -603,15 +662,18 @@ class AttentionView {
       parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
       const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
     }
+    const sunk = s.sinks ? ["a", "b"].filter(w => this.now[w]).map(w => [w, this.sunk(w, rows)]).map(([w, {count, mass}]) => `${this.who(w)}: ${count ? `${count} sink${count > 1 ? "s" : ""} hidden: ${percent(mass, 0)} of ${s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row"}` : "no sinks"}`) : [];
+    this.sinksText.textContent = sunk.join("; ");
     if (patch) {
       const cell = this.numbers(patch);
+      if (this.chosen().length > 1) parts.push(`${this.chosen().length} patches are kept`);
       parts.push(`Patch of ${L.cameras[patch.picture].name} at ${percent(patch.x, 0)} across, ${percent(patch.y, 0)} down: ${cell.join(", ")}`);
     }
     const text = parts.join(". ") + ".";
     this.readout.id = "dk-readout"; this.readout.textContent = text;
     this.canvas.setAttribute("aria-label", text);
-    this.showAblation(s.patch);
-    if (this.hover.row == null && !this.hover.patch) this.box.say(text);
+    this.showAblation();
+    if (this.hover.row == null && !this.hover.patch) this.box.say([text, ...sunk].join(" "));
   }
   numbers(patch) {
     const out = {}, {picture, x, y, w: wide, h} = patch;  // both models over one rectangle: their tokens differ in area
@@ -619,17 +681,24 @@ class AttentionView {
     const text = Object.entries(out).map(([w, x]) => `${this.who(w)} ${percent(x, 2)}`);
     return out.a != null && out.b != null ? [...text, `difference ${signed(out.b - out.a)} points`] : text;
   }
-  showAblation(patch) {
-    const side = this.state.mode === "b" ? "b" : "a", model = this.state[side], m = this.looks.model(model), token = patch && this.channel.ask ? this.tokenAt(side, patch) : null;
-    const key = token == null ? null : [model, token].join(); if (this.ablationKey === key) return; this.ablationKey = key;
+  /** The kept patches, each token once. */
+  chosen() {
+    const {patch, kept} = this.state, side = this.state.mode === "b" ? "b" : "a", seen = new Set();
+    return [...kept, patch].filter(p => { const token = p && this.tokenAt(side, p); return token != null && !seen.has(token) && seen.add(token); });
+  }
+  showAblation() {
+    const side = this.state.mode === "b" ? "b" : "a", model = this.state[side], m = this.looks.model(model), tokens = this.channel.ask ? this.chosen().map(p => this.tokenAt(side, p)) : [];
+    const key = tokens.length ? [model, ...tokens].join() : null; if (this.ablationKey === key) return; this.ablationKey = key;
     if (key == null) { this.ablation.replaceChildren(); return; }
+    const there = this.channel.options.models || this.looks.models.map(m => m.name);
+    if (!there.includes(model)) { this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), el("p", {class: "dk-result"}, `The kernel has no ${this.title(m)} to ask again; it has ${there.join(", ") || "none"}. Hand it to \u201cablation\u201d, or look at one of these.`)); return; }
     const result = el("p", {class: "dk-result", "aria-live": "polite"});
     const ask = async () => {
       result.textContent = "asking\u2026";
-      const reply = await this.channel.ask({kind: "ablate", model, boxes: [[patch.picture, ...m.boxes.subarray(4 * token, 4 * token + 4)]]});
+      const reply = await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...m.boxes.subarray(4 * t, 4 * t + 4)])});
       result.textContent = reply.error ? reply.error : `${reply.before.reply === reply.after.reply ? "Same answer" : `\u201c${reply.before.reply}\u201d becomes \u201c${reply.after.reply}\u201d`}; the true answer costs ${reply.before.loss.toFixed(3)} \u2192 ${reply.after.loss.toFixed(3)} nats per token.`;
     };
-    this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), button(`Grey this patch and ask ${this.title(m)} again`, () => ask().catch(this.box.fail), {class: "dk-ablate"}), result);
+    this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), button(`Grey ${tokens.length > 1 ? `these ${tokens.length} patches` : "this patch"} and ask ${this.title(m)} again`, () => ask().catch(this.box.fail), {class: "dk-ablate"}), result);
   }
 
   // --- pointing
@@ -663,7 +732,7 @@ class AttentionView {
     if (!from) return;
     let {picture} = from, x = from.x + dx * (from.w || 0.1), y = from.y + dy * (from.h || 0.1);
     if (x < 0 || x > 1 || y < 0 || y > 1) {
-      const boxes = this.panels[0].boxes, here = boxes[picture], next = boxes.findIndex(b => Math.sign(Math.round(b.x - here.x)) === dx && Math.sign(Math.round(b.y - here.y)) === dy && Math.abs(b.x - here.x) < here.w * 1.5 && Math.abs(b.y - here.y) < here.h * 1.5);
+      const boxes = this.panels[0].boxes, here = boxes[picture], next = boxes.findIndex(b => b.column - here.column === dx && b.row - here.row === dy);
       if (next < 0) return;
       picture = next; x = dx ? (dx > 0 ? 0.001 : 0.999) : x; y = dy ? (dy > 0 ? 0.001 : 0.999) : y;
     }
@@ -672,11 +741,19 @@ class AttentionView {
   listen() {
     on(this.canvas, "pointermove", e => { const p = this.patchAt(e), q = this.hover.patch; if (JSON.stringify(p) !== JSON.stringify(q)) this.point(p); });
     on(this.canvas, "pointerleave", () => this.point(null));
-    on(this.canvas, "click", e => { const p = this.patchAt(e); this.point(JSON.stringify(p) === JSON.stringify(this.state.patch) ? null : p, true); });
+    on(this.canvas, "click", e => {
+      const p = this.patchAt(e), same = q => JSON.stringify(p) === JSON.stringify(q), all = this.chosen(), others = all.filter(q => !same(q)), had = others.length < all.length;
+      if (e.shiftKey && p) { this.state.kept = others.slice(0, had ? -1 : undefined); this.point(had ? others.at(-1) || null : p, true); }
+      else { this.state.kept = []; this.point(had && all.length === 1 ? null : p, true); }
+    });
     on(this.canvas, "keydown", e => {
       const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key];
       if (move && !e.altKey && !e.ctrlKey && !e.metaKey) { this.step(...move); e.preventDefault(); e.stopPropagation(); }
-      if (e.key === "Enter" && this.hover.patch) this.point(this.hover.patch, true);
+      if (e.key === "Enter") {  // the next arrow leaves this one where it is
+        const p = this.hover.patch || this.state.patch || this.centre({picture: 0, x: 0.5, y: 0.5});
+        if (p) { this.state.kept = [...this.chosen(), p]; this.point(p, true); }
+        e.preventDefault(); e.stopPropagation();
+      }
     });
     on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
     on(this.ui.words, "pointerleave", () => this.peek(null));
@@ -710,13 +787,13 @@ class AttentionView {
     const s = this.state, modes = s.b ? ["a", "b", "difference", "all"] : ["a"], cycle = (values, now) => values[(values.indexOf(now) + 1) % values.length];
     const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}, true), a: () => this.select(this.looks.tokens.map((_, i) => i)), s: () => this.change({sinks: !s.sinks}, true),
       o: () => this.change({objects: !s.objects}, true), l: () => { s.layout = cycle(Object.keys(LAYOUTS), s.layout); this.fit(); this.renew(); this.tell(); }, c: () => this.change({colours: cycle(Object.keys(MAPS), s.colours)}, true),
-      p: () => this.keep(), "?": () => this.help(), Escape: () => { this.hover = {row: null, patch: null}; this.point(null, true); }}[e.key] || (modes[Number(e.key) - 1] && (() => this.change({mode: modes[Number(e.key) - 1]}, true)));
+      p: () => this.keep(), "?": () => this.help(), Escape: () => { this.hover = {row: null, patch: null}; this.state.kept = []; this.point(null, true); }}[e.key] || (modes[Number(e.key) - 1] && (() => this.change({mode: modes[Number(e.key) - 1]}, true)));
     if (run) { run(); e.preventDefault(); e.stopPropagation(); }
   }
-  help() { this.box.open("Keys", el("table", {class: "dk-keys"}, el("tbody", {}, KEYS.map(([keys, what]) => el("tr", {}, el("td", {}, keys.split(" ").flatMap((k, i) => [i ? " " : "", k === "+" ? k : el("kbd", {}, k)])), el("td", {}, what)))))); }
+  help() { tellKeys(this.box, KEYS); }
   about() {
     const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b));
-    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)), L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}`)),
+    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)), L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}${(m.carried || []).length ? `; cuts ${m.carried.length} of ${L.tokens.length} tokens otherwise: these rows are means over its own tokens of the same characters` : ""}`)),
       L.maps.map(m => line("maps", `${m.model}, ${m.method}, ${m.head == null ? "mean over heads" : "head " + (m.head + 1)}: layers ${m.layers.map(l => l + 1).join(", ")}; ${m.rows.length} tokens`)))));
   }
   keep() {
@@ -731,16 +808,18 @@ class AttentionView {
 
 const LOOK = `
 .dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers{color:var(--soft);font-size:12px;flex:1 1 180px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
-.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;max-height:13em;overflow-y:auto;flex:1}
-.dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
-.dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}.dk-replies bdi{min-width:0;overflow-wrap:anywhere}.dk-list,.dk aside{contain:layout style}
+.dk [hidden]{display:none}.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-height:min(13em,15vh);overflow-y:auto;flex:1}
+.dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}.dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
+.dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}.dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}.dk-list,.dk aside{contain:layout style}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{columns:300px;column-gap:18px}.dk aside>div{break-inside:avoid;margin-bottom:12px}
-@container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{columns:auto}}
+.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
+@container (min-width:720px) and (max-width:1059px){.dk aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk .dk-scores .dk-link{max-width:16cqw}}
+@container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
+.dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}.dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:88px}.dk-distances th .dk-link{max-width:none}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}.dk-keys td{padding:3px 12px 3px 0;text-align:left}
+.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
 `;
 
 async function explore(host, channel) {
