@@ -28,7 +28,7 @@ import yaml
 
 from .parameters import RunError, read_yaml
 from .privacy import replace_text
-from .runner import EXIT, finished, prepare, project_root, read_status, sentence
+from .runner import EXIT, finished, prepare, project_root, read_status, sentence, signals_interrupt
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #909b5da1
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def main(
             found = states(plan, sweep_folder(plan, args.out), identities(plan))
             print(f"{state_table(found)}\n{tally(found)}; {forecast(found, len(slots_of(args.jobs, visible_gpus(), plan.gpus_per_run)))}")
             return 0
-        found = sweep(plan, args.out, args.jobs, "slurm" if args.slurm else None, _screen)
+        with signals_interrupt(): found = sweep(plan, args.out, args.jobs, "slurm" if args.slurm else None, _screen)
     except RunError as e:
         print(f"drivekd sweep: {sentence(str(e))}", file=sys.stderr)
         return 2

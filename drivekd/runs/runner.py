@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_DIR', 'EXIT', 'GRACE', 'PULSE', 'project_root', 'find_notebook', 'run_folder', 'read_status', 'next_folder',
-           'exact_folder', 'RunResult', 'write_status', 'sentence', 'verdict', 'correct', 'members', 'sweep', 'Plan',
-           'prepare', 'run', 'finished', 'show_parameters', 'main']
+           'exact_folder', 'RunResult', 'write_status', 'sentence', 'verdict', 'correct', 'members', 'sweep',
+           'signals_interrupt', 'Plan', 'prepare', 'run', 'finished', 'show_parameters', 'main']
 
 # %% ../../nbs/api/runs/00_runner.ipynb #63ab9b8d
 import argparse
@@ -345,7 +345,7 @@ def _wait(worker: subprocess.Popen, timeout: float | None, pulse: Callable[[], N
 
 # %% ../../nbs/api/runs/00_runner.ipynb #446185f3
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     "SIGTERM and SIGHUP act like Ctrl-C, so that a closed terminal or a scheduler leaves a true status."
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -584,7 +584,7 @@ def main(
             raise RunError(f"--timeout takes a positive number of seconds, found {args.timeout:g}")
         if args.resume and not args.out: raise RunError("--resume needs --out, the folder of the run that is to go on")
         values = read_yaml(args.file) if args.file else {}
-        with _signals_interrupt():
+        with signals_interrupt():
             result = run(args.notebook, values, args.out, args.timeout, texts=split_pairs(args.pairs), force=args.force or args.replace_outdated, resume=args.resume)
     except RunError as e:
         print(f"drivekd run: {sentence(str(e))}", file=sys.stderr)
