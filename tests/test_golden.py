@@ -49,6 +49,7 @@ class GoldenModel(nn.Module):
             num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], num_key_value_heads=shape["kv_heads"],
             max_position_embeddings=512, tie_word_embeddings=False))
         self.lm.load_state_dict(weights)
+        self.config = self.lm.config
         for i, features in images.items(): self.register_buffer(f"image_{i}", features)
 
     def forward(self, input_ids, attention_mask, **kwargs):
