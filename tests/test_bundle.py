@@ -184,3 +184,22 @@ def test_the_shipped_bundle_is_small_and_complete():
 def test_reading_a_bundle_imports_no_torch():
     code = f"import sys; from drivekd.workbench.bundle import read; from drivekd.workbench.explorers import AttentionExplorer; AttentionExplorer(read({str(SHIPPED)!r})).page(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_rows_belong_to_the_words_that_they_are_said_to_belong_to():
+    maps = {"m": {0: np.full((2, 8), 1 / 8)}}
+    with pytest.raises(B.BundleError, match="2 rows for 4 words; .* rows=… which words"): B.bundle_of("a b c d".split(), maps, PICTURES, answer_from=2)
+    bundle = B.bundle_of("a b c d".split(), maps, PICTURES, rows=[2, 3], answer_from=2)
+    assert bundle.maps[0].rows == (2, 3) and [bundle.tokens[r].role for r in bundle.maps[0].rows] == ["answer"] * 2
+
+
+def test_plain_arrays_come_as_people_have_them(tmp_path):
+    torch = pytest.importorskip("torch")
+    Image.new("RGB", (32, 18), "#123").save(tmp_path / "back.png")
+    pictures = {"front": np.zeros((18, 32, 3), np.uint8), "back": tmp_path / "back.png"}
+    bundle = B.bundle_of(["a"], {"m": {0: torch.full((1, 16), 1 / 16, dtype=torch.bfloat16)}}, pictures, {"m": None}, grid=(2, 4))
+    assert bundle.models[0].geometry.boxes[5].tolist() == [.25, .5, .5, 1] and np.allclose(bundle.values("m", 0), 1 / 16, atol=1e-3)
+    for wrong, said in (({"m": np.zeros((1, 1, 8))}, "given by layer"), ({"m": {0: np.zeros((1, 9))}}, "do not make 2 × 4")):
+        with pytest.raises(B.BundleError, match=said): B.bundle_of(["a"], wrong, pictures, grid=(2, 4))
+    with pytest.raises(B.BundleError, match=r"must be a Geometry\("): B.bundle_of(["a"], {"m": {0: np.zeros((1, 8))}}, pictures, ([], [], []))
+    with pytest.raises(B.BundleError, match="uint8 of shape"): B.bundle_of(["a"], {"m": {0: np.zeros((1, 4))}}, {"front": np.zeros((2, 2))})

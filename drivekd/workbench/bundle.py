@@ -113,13 +113,14 @@ class Geometry:
 def square_grids(
     pictures: int,
     tokens: int,  # vision tokens of all pictures together
+    shape: tuple[int, int] | None = None,  # rows and columns of a picture's tokens; None: as many
 ) -> Geometry:
-    "Equal square grids, row by row, one per picture: the usual case of plain arrays."
-    side = round((tokens / max(1, pictures)) ** 0.5)
-    _need(pictures > 0 and side * side * pictures == tokens, f"{tokens} vision tokens do not make a square grid on each of {pictures} pictures; pass geometry=Geometry(picture, boxes, overview).")
-    rows, columns = np.divmod(np.arange(side * side), side)
-    boxes = np.stack([columns, rows, columns + 1, rows + 1], 1) / side
-    return Geometry(np.repeat(np.arange(pictures), side * side), np.tile(boxes, (pictures, 1)), np.zeros(tokens, bool))
+    "Equal grids, row by row, one per picture: the usual case of plain arrays."
+    high, wide = shape or (round((tokens / max(1, pictures)) ** 0.5),) * 2
+    _need(pictures > 0 and high * wide * pictures == tokens, f"{tokens} vision tokens do not make {f'{high} × {wide}' if shape else 'a square grid'} on each of {pictures} pictures; give grid=(rows, columns), or geometry=Geometry(picture, boxes, overview).")
+    rows, columns = np.divmod(np.arange(high * wide), wide)
+    boxes = np.stack([columns, rows, columns + 1, rows + 1], 1) / (wide, high, wide, high)
+    return Geometry(np.repeat(np.arange(pictures), high * wide), np.tile(boxes, (pictures, 1)), np.zeros(tokens, bool))
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #b81f255e
 METHODS = ("attention", "rollout", "gradient")
@@ -484,22 +485,40 @@ def packed(
     return Map(model, tuple(by_layer), tuple(rows), codes, scale, method, head, None if share is None else np.asarray(share, np.float32))
 
 
-def _maps(name: str, by_layer: Mapping[int, np.ndarray], store: str) -> tuple[list[Map], int]:
+def _array(values: object) -> np.ndarray:
+    "Plain numbers, whoever held them; bfloat16 has no counterpart in NumPy."
+    return np.asarray(values.detach().float().cpu() if hasattr(values, "detach") else values, float)
+
+
+def _maps(name: str, by_layer: Mapping[int, np.ndarray], rows: Sequence[int], store: str) -> tuple[list[Map], int]:
     "Head mean, and the heads if they were given; number of heads."
-    arrays = {l: np.asarray(a, float) for l, a in by_layer.items()}
+    _need(isinstance(by_layer, Mapping), f"maps of {name!r} are given by layer, {{layer: array}}, found {type(by_layer).__name__}; write {{{name!r}: {{0: array}}}}.")
+    arrays = {l: _array(a) for l, a in by_layer.items()}
     shapes = {a.shape for a in arrays.values()}
     _need(len(shapes) == 1 and len(next(iter(shapes))) in (2, 3), f"maps of {name!r} need one shape [rows, vision tokens] or [heads, rows, vision tokens] in all layers, found {sorted(shapes)}.")
-    *heads, rows, _ = next(iter(shapes))
-    mean = packed(name, {l: a.mean(0) if heads else a for l, a in arrays.items()}, range(rows), store=store)
-    return [mean] + [packed(name, {l: a[h] for l, a in arrays.items()}, range(rows), head=h, store=store) for h in range(*heads or (0,))], heads[0] if heads else 1
+    *heads, count, _ = next(iter(shapes))
+    _need(count == len(rows), f"maps of {name!r} have {count} rows for {len(rows)} words; give one row for each, or say with rows=… which words the rows belong to.")
+    mean = packed(name, {l: a.mean(0) if heads else a for l, a in arrays.items()}, rows, store=store)
+    return [mean] + [packed(name, {l: a[h] for l, a in arrays.items()}, rows, head=h, store=store) for h in range(*heads or (0,))], heads[0] if heads else 1
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #637a3eee
+def _picture(given: Image.Image | np.ndarray | str | Path) -> Image.Image:
+    "A picture from an array or a file, too."
+    if isinstance(given, Image.Image): return given
+    if isinstance(given, (str, Path)): return Image.open(given)
+    array = np.asarray(given)
+    _need(array.dtype == np.uint8 and array.ndim in (2, 3), f"a picture given as an array is uint8 of shape (height, width, 3), found {array.dtype} {array.shape}; scale it to 0 … 255.")
+    return Image.fromarray(array)
+
+
 def bundle_of(
-    words: Sequence[str],  # the rows
-    maps: Mapping[str, Mapping[int, np.ndarray]],  # model → layer (from 0) → [rows, vision tokens], or [heads, rows, vision tokens]
-    pictures: Mapping[str, Image.Image],  # by camera name, in the order that the vision tokens have
-    geometry: Mapping[str, Geometry] | Geometry | None = None,  # of each model, or one for all; None: square grids
+    words: Sequence[str],  # of question and answer
+    maps: Mapping[str, Mapping[int, np.ndarray]],  # model → layer (from 0) → [rows, vision tokens], or [heads, rows, vision tokens]; arrays or tensors
+    pictures: Mapping[str, Image.Image | np.ndarray | str | Path],  # by camera name, in the order that the vision tokens have; arrays are uint8 [height, width, 3]
+    geometry: Mapping[str, Geometry | None] | Geometry | None = None,  # of each model, or one for all; None: equal grids
     *,
+    rows: Sequence[int] | None = None,  # places in `words` that the maps' rows belong to; None: all words
+    grid: tuple[int, int] | None = None,  # rows and columns of a picture's tokens, where no geometry is given; None: square
     answer_from: int | None = None,  # words from this one on are the answer
     roles: Mapping[str, str] | None = None,  # model → "teacher" or "student"
     objects: Sequence[SceneObject] = (),
@@ -508,11 +527,12 @@ def bundle_of(
 ) -> AttentionBundle:
     "A bundle from arrays of any model."
     tokens, question, answer = _tokens(words, len(words) if answer_from is None else answer_from)
-    made, models = [], []
+    made, models, places = [], [], list(range(len(words)) if rows is None else rows)
     for name, by_layer in maps.items():
-        of_model, heads = _maps(name, by_layer, store)
-        own = geometry[name] if isinstance(geometry, Mapping) else geometry or square_grids(len(pictures), of_model[0].codes.shape[-1])
+        of_model, heads = _maps(name, by_layer, places, store)
+        own = (geometry.get(name) if isinstance(geometry, Mapping) else geometry) or square_grids(len(pictures), of_model[0].codes.shape[-1], grid)
+        _need(isinstance(own, Geometry), f"the geometry of {name!r} must be a Geometry(picture, boxes, overview), found {type(own).__name__}; leave it out for equal grids.")
         models.append(Model(name, max(by_layer) + 1, heads, own, (roles or {}).get(name, "model")))
         made += of_model
-    cameras = tuple(as_camera(name, picture) for name, picture in pictures.items())
+    cameras = tuple(as_camera(name, _picture(picture)) for name, picture in pictures.items())
     return AttentionBundle(tokens, cameras, tuple(models), tuple(made), question, answer, tuple(objects), plans_of(recipe, models) if recipe else ())
