@@ -6,11 +6,11 @@
 __all__ = ['WHATS', 'LAYERS', 'REGIONS', 'DISTANCES', 'MATCHES', 'DENOMINATORS', 'MIXINGS', 'OPTIONS', 'CONFLICTS', 'STAGE2',
            'DRIVING', 'PRESETS', 'TABLE_3', 'PUBLISHED', 'check_word', 'Signal', 'layer_indices', 'layer_groups',
            'counted_layers', 'signal_layers', 'layer_plan', 'mixing_matrix', 'named_mixing', 'Capability', 'Recipe',
-           'mixing_rows', 'term_weights', 'with_options', 'only', 'to_dict', 'from_dict', 'make_recipe']
+           'mixing_rows', 'term_weights', 'with_options', 'only', 'to_dict', 'from_dict', 'make_recipe', 'usual_order']
 
 # %% ../../nbs/api/distill/00_capabilities.ipynb #d898e1d9
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 
 # %% ../../nbs/api/distill/00_capabilities.ipynb #e1139512
@@ -409,15 +409,24 @@ def from_dict(data: Mapping) -> Recipe:
 def _read_capabilities(data: Mapping) -> dict:
     "The mapping with its capabilities, if it has any, as objects."
     if "capabilities" not in data: return dict(data)
-    built = tuple(_build(Capability, dict(c) | {"signal": _build(Signal, c["signal"])}) for c in data["capabilities"])
-    return dict(data) | {"capabilities": built}
+    if not isinstance(data["capabilities"], (list, tuple)): raise ValueError(f"capabilities must be a list, found {data['capabilities']!r}.")
+    return dict(data) | {"capabilities": tuple(map(_read_capability, data["capabilities"]))}
+
+
+def _read_capability(data: Mapping) -> Capability:
+    "A capability with its signal."
+    signal = {"signal": _build(Signal, data["signal"])} if isinstance(data, Mapping) and "signal" in data else {}
+    return _build(Capability, {**data, **signal} if signal else data)
 
 
 def _build(kind: type, data: Mapping):
-    "A dataclass from a mapping; unknown keys are refused by name."
+    "A dataclass from a mapping; unknown and missing keys are refused by name."
     known = [f.name for f in fields(kind)]
-    unknown = sorted(set(data) - set(known))
+    if not isinstance(data, Mapping): raise ValueError(f"{kind.__name__} needs its fields by name ({', '.join(known)}), found {data!r}.")
+    unknown = sorted(map(str, data.keys() - set(known)))
     if unknown: raise ValueError(f"{kind.__name__} has no fields {unknown}: use {', '.join(known)}.")
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name not in data]
+    if missing: raise ValueError(f"{kind.__name__} needs the fields {missing}: add them to {dict(data)!r}.")
     return kind(**data)
 
 # %% ../../nbs/api/distill/00_capabilities.ipynb #62db40be
@@ -430,3 +439,11 @@ def make_recipe(
     if "preset" not in spec: return from_dict(spec)
     options = _read_capabilities(spec)
     return with_options(options.pop("preset"), **options)
+
+# %% ../../nbs/api/distill/00_capabilities.ipynb #2a1795c1
+def usual_order(
+    names: Iterable[str],  # capabilities, repeated or not
+) -> list[str]:  # each once
+    "Perception, reasoning, planning first, then whatever else there is (our choice)."
+    known, found = [c.name for c in DRIVING], list(dict.fromkeys(names))
+    return [n for n in known if n in found] + [n for n in found if n not in known]

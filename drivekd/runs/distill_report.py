@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from ..data.records import VQARecord
-from ..distill.capabilities import DRIVING, Recipe
+from ..distill.capabilities import Recipe, usual_order
 from ..models.loading import VLM
-from .comparison import SINGLE_LAYER, TEACHER, Examination, Questions, in_order, shown_question, tagged_question
+from .comparison import TEACHER, Examination, Questions, in_order, shown_question, tagged_question
 from .report import Html, Section, between, details, facts, figure, gain, note, picture, qa, rate, table
 from ..study.benchmark import ALL, Row, Summary, as_plain, compare, moment, summarise, summary_of
 from ..study.gaze import gaze, marks, photographs
@@ -173,9 +173,9 @@ def gaze_picture(
     record: VQARecord,
     teacher: VLM,
     students: Mapping[str, VLM],  # label → model
+    layer: str,  # "first", "mid" or "penultimate"
 ) -> Image.Image:
     "The teacher of a question's capability and the students looking at it, and the difference to the last."
-    layer = SINGLE_LAYER[record.capability]
     target = gaze(teacher, record, layer)
     gazes = {label: gaze(vlm, record, layer) for label, vlm in students.items()}
     return teacher_student(photographs(record), target, gazes, f"{record.capability.capitalize()} teacher, {layer} layer", marks(record), 320)
@@ -185,25 +185,39 @@ def gaze_pictures(
     records: Sequence[VQARecord],  # held out
     teachers: Mapping[str, VLM],
     students: Mapping[str, VLM],  # label → model; the last is compared with the teacher cell by cell
+    layers: Mapping[str, str],  # from `comparison.single_layer`
     seed: int = 0,
 ) -> list[tuple[VQARecord, Image.Image]]:  # question, sheet
     "For each capability with one layer a question on all its cameras, then one about an object on one camera."
-    asked = [choose(records, name, seed) for choose in (shown_question, tagged_question) for name in SINGLE_LAYER]
+    asked = [choose(records, name, seed) for choose in (shown_question, tagged_question) for name in layers if name in teachers]
     unique = {r.id: r for r in asked if r}
-    return [(r, gaze_picture(r, teachers[r.capability], students)) for r in unique.values()]
+    return [(r, gaze_picture(r, teachers[r.capability], students, layers[r.capability])) for r in unique.values()]
 
 
-def gaze_table(distances: Mapping[str, Mapping[str, Sequence[float]]], first: str, second: str) -> Html:
+def _without_gaze(names: Sequence[str]) -> str:
+    "Why capabilities are missing in the table."
+    if not names: return ""
+    listed, several = " and ".join(names), len(names) > 1
+    return f" {listed[0].upper()}{listed[1:]} {'have' if several else 'has'} no row: {'their teachers pass' if several else 'its teacher passes'} on other things than where one layer looks at pictures, such as whole maps of many layers, so there is no single gaze."
+
+
+def gaze_table(
+    distances: Mapping[str, Mapping[str, Sequence[float]]],  # capability → label → per question
+    first: str,
+    second: str,
+    layers: Mapping[str, str],  # from `comparison.single_layer`
+    taught: Sequence[str] = (),  # all capabilities of the recipe
+) -> Html:
     "Distances of gazes with intervals."
     lines = []
     for name, found in distances.items():
         change = Interval(*(100 * x for x in paired_difference(found[first], found[second])[:3]))
         cells = [between(Interval(*(100 * x for x in mean_interval(v))), 0, " %") for v in found.values()]
-        lines.append([f"{name}, {SINGLE_LAYER[name]} layer", len(next(iter(found.values()))), *cells, between(change, 1, " points")])
+        lines.append([f"{name}, {layers[name]} layer", len(next(iter(found.values()))), *cells, between(change, 1, " points")])
     labels = list(next(iter(distances.values())))
     return table(["", "questions", *labels, "difference"], lines,
                  "Share of the attention on pictures that lies elsewhere than the teacher's (total variation; 0 % would be the same gaze) on held-out questions, rows as in the pictures. "
-                 f"Difference: {second} minus {first}. Reasoning has no row: its teacher passes on whole maps of many layers, and no single one of them is its gaze.")
+                 f"Difference: {second} minus {first}.{_without_gaze([n for n in taught if n not in layers])}")
 
 # %% ../../nbs/api/runs/03_distill_report.ipynb #5731c616
 def telling(
@@ -216,7 +230,7 @@ def telling(
     order = sorted(zip(exam.rows[first], exam.rows[second]), key=lambda p: (p[0].right == p[1].right, p[0].reply == p[1].reply))
     found: dict[str, list[str]] = {}
     for id in dict.fromkeys([*(a.id for a, _ in order), *exam.losses[first]]): found.setdefault(str(exam.asked[id].capability), []).append(id)
-    return [i for c in DRIVING for i in found.get(c.name, ())[:per_capability]]
+    return [i for name in usual_order(found) for i in found[name][:per_capability]]
 
 
 def examples_section(
@@ -286,10 +300,17 @@ def loss_section(exam: Examination, first: str, second: str) -> Section:
     return Section("Answer loss", [loss_table(exam, first, second)])
 
 
-def gaze_section(distances: Mapping, looks: Sequence[tuple[VQARecord, Image.Image]], first: str, second: str) -> Section:
+def gaze_section(
+    distances: Mapping,
+    looks: Sequence[tuple[VQARecord, Image.Image]],
+    first: str,
+    second: str,
+    layers: Mapping[str, str],  # from `comparison.single_layer`
+    taught: Sequence[str] = (),  # all capabilities of the recipe
+) -> Section:
     "Tables and pictures of attention."
-    if not looks: return Section("Gaze", [note("No held-out question has a picture.")])
-    pieces = [gaze_table(distances, first, second)] if distances else []
+    if not looks: return Section("Gaze", [note("No held-out question has a picture, or no signal a single layer in which a gaze could be compared.")])
+    pieces = [gaze_table(distances, first, second, layers, taught)] if distances else []
     for record, sheet in looks:
         asked = "the tokens of its object tags look" if marks(record) else "the last token before the answer looks"
         caption = f"“{record.question}” Where {asked}: heads averaged, each cell is one vision token, percentages are the camera's share of the attention on pictures."

@@ -42,9 +42,11 @@ def named_data(
     parameters: Mapping[str, Any],
     root: Path,  # of the project
 ) -> Iterator[tuple[str, Path]]:  # parameter, existing file or folder
-    "Files and folders that parameters name."
-    for name, value in parameters.items():
-        if not isinstance(value, str) or not value or len(value) > 1000: continue
+    "Files and folders that parameters name, alone or in pairs such as `find=FOLDER count=FOLDER`."
+    texts = {name: value for name, value in parameters.items() if isinstance(value, str) and value}
+    pairs = {f"{name} {word}": word.partition("=")[2] for name, value in texts.items() for word in value.split() if "=" in word}
+    for name, value in (texts | pairs).items():
+        if not value or len(value) > 1000: continue
         found = next((p for p in (Path(value).expanduser(), root / value) if p.exists()), None)
         if found is not None: yield name, found
 
