@@ -182,7 +182,8 @@ class Chart {
     const values = this.lines.map(l => { const i = shown == null ? l.raw.length - 1 : placeOf(l.x, shown); return [l, shown != null && (shown < l.x[0] || shown > l.x.at(-1)) ? null : l.y[i], l.x[i]]; });
     if (shown != null) for (const [l, y, at] of values) if (y != null && !(this.log && y <= 0)) { pen.fillStyle = l.ink; pen.beginPath(); pen.arc(this.px(at), this.py(y), 3, 0, 7); pen.fill(); }
     const share = this.spec.unit === "share";
-    this.legend.replaceChildren(...values.map(([l, y]) => el("span", {class: "dk-key", title: l.student.label + (l.pale ? ", before" : this.spec.note ? ", after" : "")}, el("i", {style: `background:${l.ink}${l.pale ? ";opacity:.4" : ""}`}), y == null ? "\u2013" : share ? percent(y, 0) : brief(y))));
+    this.legend.replaceChildren(...values.map(([l, y]) => el("span", {class: "dk-key", title: l.student.label + (l.pale ? ", before" : this.spec.note ? ", after" : "")}, el("i", {style: `background:${l.ink}${l.pale ? ";opacity:.4" : ""}`}), y == null ? "\u2013" : share ? percent(y, 0) : brief(y),
+      values.length <= 4 && !l.pale ? el("small", {}, l.student.label) : null)));
   }
   describe() {
     const parts = this.lines.map(l => { const known = l.y.filter(y => y != null); return known.length ? `${l.student.label}${l.pale ? " before" : ""}: from ${brief(known[0])} to ${brief(known.at(-1))}` : `${l.student.label}: gaps only`; });
@@ -402,7 +403,7 @@ const LOOK = `
 .dk-chip i,.dk-key i{display:inline-block;width:12px;height:4px;border-radius:2px}.dk-tools{margin:6px 0 10px}.dk-grid{display:grid;gap:12px}.dk-chart{margin:0;border:1px solid var(--line);border-radius:6px;padding:6px 8px 5px;min-width:0}
 .dk-chart figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 8px;font-size:12px;margin-bottom:3px}.dk-chart figcaption b{font-weight:600;overflow-wrap:anywhere;min-width:0}.dk-chart figcaption span{color:var(--soft)}
 .dk-plot{position:relative}.dk-plot canvas{display:block}.dk-over2{position:absolute;left:0;top:0;cursor:crosshair;touch-action:pan-y}.dk-legend{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:12px;font-variant-numeric:tabular-nums;min-height:18px;padding-left:46px}
-.dk-key{display:inline-flex;gap:5px;align-items:center}.dk-readout{min-height:2.8em;overflow-wrap:anywhere}
+.dk-key{display:inline-flex;gap:5px;align-items:center}.dk-key small{max-width:14em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;opacity:.75}.dk-readout{min-height:2.8em;overflow-wrap:anywhere}
 @media(prefers-color-scheme:dark){.dk-bad{background:#4a1a16;color:#ffc9c3;border-color:#7c2d26}.dk-ok{background:#123524;color:#b4e6cd;border-color:#235c41}.dk-run{background:#14304f;color:#bcd8f7;border-color:#2a5587}.dk-badtext{color:#ff9b91}}
 }
 `;

@@ -53,7 +53,7 @@ function linesOf(studies, {analysis, feature, models, depth}) {
 
 function prestudyView(box, record, channel) {
   const studies = record.studies, models = Object.keys(studies), W = 1100, H = 430, M = {l: 62, r: 16, t: 14, b: 76};
-  const state = {analysis: "intra", feature: "attention", depth: "layer", models: [...models], bands: true, at: 0};
+  const state = {analysis: "intra", feature: "attention", depth: "layer", models: [...models], bands: models.length < 3, at: 0};
   const names = [...new Set(models.flatMap(m => studies[m].curves.filter(c => c.analysis === "intra").map(c => c.group)))];
   const inks = termColours(names), grouped = () => compared() || state.analysis === "margin";
   const colour = line => grouped() && inks.get(line.name) || COLOURS[[...new Set(lines.map(l => l.name))].indexOf(line.name) % COLOURS.length];
