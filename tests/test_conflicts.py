@@ -9,7 +9,7 @@ from drivekd.distill.agp import agp_weights, conflict_weights
 from drivekd.distill.step import block_of
 from drivekd.workbench import pages as P
 from drivekd.workbench.conflict_explorer import ConflictExplorer, conflict_picture, conflict_summary
-from drivekd.workbench.conflicts import STEPS, block_cosines, by_method, conflict_record, descents, leading_plane, moves, plane
+from drivekd.workbench.conflicts import STEPS, block_cosines, by_method, conflict_record, descents, leading_plane, meet, moves, plane
 from drivekd.workbench.figures import term_colours
 
 TERMS = ("ce", "perception", "reasoning", "planning")
@@ -73,10 +73,37 @@ def test_a_loss_without_gradient_gains_nothing():
     assert descents([[4., 0.], [0., 0.]], [1., 1.]) == [1, 0]
 
 
-def test_the_recorded_method_comes_out_as_it_was_recorded():
+@pytest.mark.parametrize("options", [dict(ce_count="per_capability"), dict(ce_count="once"), dict(stage1="symmetric"), dict(stage2="none"), dict(method="flat_pcgrad"), dict(method="sum")], ids=str)
+def test_the_recorded_method_comes_out_as_it_was_recorded(options):
+    recorded, _ = row(11, **options)
+    [shown, *_] = conflict_record([recorded])["steps"][0]["methods"]
+    assert shown["method"] == "recorded" and shown["weights"] == pytest.approx(recorded["weights"]) and shown["norm"] == pytest.approx(recorded["norm_result"])
+
+
+def test_agp_with_the_settings_of_the_run_repeats_its_order():
     recorded, _ = row(11)
-    [choice] = by_method(recorded, ("agp",))
-    assert choice.weights == pytest.approx(recorded["weights"]) and choice.norm == pytest.approx(recorded["norm_result"])
+    assert by_method(recorded, ("agp",))[0].weights == pytest.approx(recorded["weights"])
+
+
+def test_weights_that_differ_between_parameters_are_no_row_of_weights():
+    [choice] = by_method(row(11)[0] | {"weights": [[1.] * 4, [2.] * 4]}, ("recorded",))
+    assert choice.weights == () and "different weights" in choice.reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([-1., 1., -.1, .1, -3., 0.]), min_size=2, max_size=4), st.integers(0, 10_000), st.booleans())
+def test_gradients_that_cancel_are_met_without_a_complex_number(lengths, seed, ce):
+    "CE without a gradient, followers along one line: merged gradients vanish up to rounding error."
+    direction = np.random.default_rng(seed).normal(size=7)
+    J, names = np.outer([float(ce), *lengths], direction), ("ce", *map(str, range(len(lengths))))
+    recorded = {"step": 1} | conflict_weights("agp", torch.tensor(J @ J.T), terms=names, key=(seed, 0))[1].as_dict()
+    for move in moves(recorded):
+        assert isinstance(move.cosine, float) and isinstance(move.kept, float) and abs(move.cosine) <= 1 and 0 <= move.kept <= 1
+
+
+def test_a_square_below_zero_by_rounding_is_a_length_of_zero():
+    gram = [[1., -1. - 1e-15], [-1. - 1e-15, 1.]]
+    assert meet(gram, 2, ("a", (1., 1.)), ("b", (0., 1.))).cosine == 0 and plane(gram, (1, 1), (0, 1))[0] == (0, 0)
 
 
 def test_an_unknown_method_is_refused():
@@ -117,6 +144,33 @@ def test_a_long_record_is_thinned_and_says_so():
 
 def test_a_record_without_teachers_is_refused():
     with pytest.raises(ValueError, match="found none"): conflict_record([{"step": 1, "losses": {"ce": 1.}}])
+
+
+@pytest.mark.parametrize("field, value", [("gram", None), ("gram", [[1.]]), ("gram", np.full((4, 4), float("nan")).tolist()), ("gram", np.full((4, 4), 10**400, object).tolist()), ("gram", (-np.eye(4)).tolist()), ("permutation", [0, 0, 1]),
+                                          ("permutation", None), ("merged", 3), ("merged", ["planning", "planning", "x"]), ("weights", [1, 2]), ("weights", "1"), ("fired_stage1", [True]), ("fired_stage2", None), ("losses", [1]), ("losses", {"ce": float("nan")}),
+                                          ("norms", None), ("cosines", [[None] * 4] * 4), ("gram_by_block", {"head": [[1.]]}), ("terms", ["ce", "ce", "planning", "x"])])
+def test_a_row_that_cannot_be_replayed_is_refused_in_one_sentence(field, value):
+    with pytest.raises(ValueError, match=rf"^Step 7: `{field}` must .*, found .*; take telemetry.jsonl as the trainer wrote it\.$"): conflict_record([row(1)[0] | {"step": 7, field: value}], ("agp",))
+
+
+@pytest.mark.parametrize("field", ["gram", "permutation", "merged", "weights", "fired_stage1", "fired_stage2"])
+def test_a_row_without_a_needed_field_is_refused_in_one_sentence(field):
+    with pytest.raises(ValueError, match=f"Step 7: `{field}` must be there"): conflict_record([{k: v for k, v in row(1)[0].items() if k != field} | {"step": 7}])
+
+
+@pytest.mark.parametrize("rows", ["telemetry.jsonl", 3, [1], None])
+def test_what_is_no_list_of_rows_is_refused(rows):
+    with pytest.raises(ValueError, match="read_log"): conflict_record(rows)
+
+
+@pytest.mark.parametrize("step", [None, "1", 10**400, -1, True])
+def test_a_row_without_the_number_of_its_step_is_refused(step):
+    with pytest.raises(ValueError, match="number of its step"): conflict_record([row(1)[0] | {"step": step}])
+
+
+def test_optional_fields_may_be_missing():
+    optional = ("cosines", "cosines_stage1", "cosines_merged", "cosines_stage2", "norms", "norms_stage1", "norm_result", "shares", "ce_share")
+    assert len(conflict_record([{k: v for k, v in row(1)[0].items() if k not in optional}], ("recorded",))["steps"][0]["moves"]) == 9
 
 
 @pytest.mark.parametrize("name, block", [("model.language_model.layers.11.post_attention_layernorm.weight", "layer 12 feed-forward"),
@@ -311,3 +365,4 @@ def test_a_flat_method_gives_way_to_ce_in_its_only_stage():
 
 def test_an_explorer_that_a_notebook_cannot_keep_is_refused(record):
     with pytest.raises(ValueError, match="keep fewer `steps`"): ConflictExplorer(record, FEW).static(limit=30_000)
+    with pytest.raises(ValueError, match="at least 1, found 0"): ConflictExplorer(record, FEW).static(steps=0)

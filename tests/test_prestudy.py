@@ -319,7 +319,8 @@ def test_hostile_names_stay_text():
 
 
 @pytest.mark.parametrize("change", [{"layers": "2"}, {"curves": {}}, {"curves": [{"analysis": "intra"}]}, {"curves": [stored()["curves"][0] | {"value": [float("nan")] * 4}]}, {"notes": [1]}, {"advice": [{"capability": "x"}]},
-                                    {"curves": [stored()["curves"][0] | {"low": [1.0]}]}, {"findings": [stored()["findings"][0] | {"value": "high"}]}])
+                                    {"curves": [stored()["curves"][0] | {"low": [1.0]}]}, {"findings": [stored()["findings"][0] | {"value": "high"}]},
+                                    {"advice": 3}, {"findings": {"a": 1}}, {"findings": [stored()["findings"][0] | {"value": 10**400}]}, {"layers": 10**400}, {"curves": [stored()["curves"][0] | {"x": [1, 2, 3, 10**12]}]}])
 def test_what_cannot_be_drawn_is_refused(change):
     with pytest.raises(ValueError, match="cannot be drawn"): checked_study("m", stored() | change)
 
@@ -327,6 +328,22 @@ def test_what_cannot_be_drawn_is_refused(change):
 def test_a_result_and_a_shipped_file_open_alike(tmp_path):
     for name, content in (("result.json", {"metrics": {"studies": {"m": stored()}}}), ("shipped.json", {"studies": {"m": stored(shift=.1)}})): (tmp_path / name).write_text(json.dumps(content))
     assert list(read_studies(tmp_path / "result.json", tmp_path / "shipped.json", tmp_path / "result.json")) == ["m", "m (2)"]
+
+
+@pytest.mark.parametrize("published", [{"layers": 4, "curves": []}, [stored()], "figure", {"model": 3}], ids=["no model", "list", "text", "number"])
+def test_a_published_study_without_its_name_is_refused(tmp_path, published):
+    (tmp_path / "result.json").write_text(json.dumps({"studies": {"m": stored()}, "published": published}))
+    with pytest.raises(ValueError, match="names its `model`, found"): read_studies(tmp_path / "result.json")
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_its_place(tmp_path):
+    (tmp_path / "result.json").write_bytes(b'{"studies": "\xe4"}')
+    with pytest.raises(ValueError, match="result.json must be JSON in UTF-8, found byte 0xe4 at position 13"): read_studies(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize("models", [3, "m", [3], [["m"]], {"m": 1}])
+def test_models_to_show_are_a_list_of_names(models):
+    with pytest.raises(ValueError, match="models must be a list of names"): PrestudyExplorer({"m": stored()}, models=models)
 
 
 def test_an_executed_notebook_keeps_a_picture_and_a_summary():

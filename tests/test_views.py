@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -230,6 +231,36 @@ def test_every_explorer_lives_in_one_way():
         assert issubclass(kind, Live) and kind.show is Live.show and P.front(kind.FRONT), kind
 
 
+HUGE = 10**400  # JSON holds it, a float does not
+
+
+@pytest.mark.parametrize("more", [dict(loss=HUGE), dict(losses={"ce": HUGE}), dict(cosines=[[1, HUGE], [0, 1]]), dict(fired_stage1=[HUGE]), dict(seconds=-HUGE), dict(loss=1.797e308), dict(memory_gb=float("inf"))], ids=str)
+def test_a_number_that_cannot_be_drawn_is_a_gap_and_the_dashboard_opens(tmp_path, more):
+    write(tmp_path / "outputs/run", [1], status={"status": "ok", "seconds": HUGE})
+    with open(tmp_path / "outputs/run/checkpoints/agp" / TELEMETRY, "a") as file: file.write(json.dumps(row(2) | more) + "\n")
+    dashboard = RunDashboard(tmp_path / "outputs")
+    student = dashboard.runs()[0]["students"][0]
+    assert student["steps"] == [1, 2] and None in [curve[-1] for curve in student["curves"].values()]
+    assert dashboard._data() and dashboard.picture() and dashboard.runs()[0]["seconds"] is None
+
+
+@pytest.mark.parametrize("step", [HUGE, 2**53, -1, True, 1.5, None])
+def test_a_row_without_a_step_that_can_be_drawn_is_left_out(tmp_path, step):
+    write(tmp_path / "outputs/run", [1, 2], status={"status": "ok"})
+    with open(tmp_path / "outputs/run/checkpoints/agp" / TELEMETRY, "a") as file: file.write(json.dumps(row(3) | {"step": step}) + "\n")
+    assert RunDashboard(tmp_path / "outputs").runs()[0]["students"][0]["steps"] == [1, 2]
+
+
+@pytest.mark.parametrize("value", [HUGE, float("nan"), "9", None, [1]])
+def test_a_peak_and_a_goal_that_are_no_numbers_are_not_told(tmp_path, value):
+    run = write(tmp_path / "outputs/run", [1, 2], status={"status": "ok"})
+    (run / "result.json").write_text(json.dumps({"metrics": {"peak_memory_gb": value}}))
+    (run / "checkpoints/agp/checkpoint-2").mkdir()
+    (run / "checkpoints/agp/checkpoint-2/trainer_state.json").write_text(json.dumps({"max_steps": HUGE if value is None else float("inf"), "log_history": [{"step": HUGE, "grad_norm": 1}, {"step": 1, "grad_norm": value}]}))
+    found = RunDashboard(tmp_path / "outputs").runs()[0]
+    assert found["peak"] is None and found["students"][0]["of"] is None and found["students"][0]["log"] == {}
+
+
 # --- questions
 
 
@@ -271,6 +302,29 @@ def test_tags_of_a_reply_are_found_and_belong_to_the_question_if_it_has_them(qui
 def test_answers_of_strangers_are_refused_with_their_line(tmp_path):
     (tmp_path / "answers.jsonl").write_text('{"id": "a", "reply": "b"}\n{"id": 3}\n')
     with pytest.raises(DataError, match="line 2"): B.read_answers(tmp_path)
+
+
+@pytest.mark.parametrize("rows,words", [([{"id": "a", "reply": "b"}, {"x": 1}], "line 2"), ([{"id": "a", "reply": 5}], "line 1"), ([3], "line 1"), (5, "found 5"), ({"id": "a", "reply": "b"}, "an object")])
+def test_rows_of_strangers_are_refused_as_their_file_is(quiz, rows, words):
+    with pytest.raises(DataError, match=words): B.QuestionBrowser(quiz, {"m": rows})
+
+
+@pytest.mark.parametrize("total", [HUGE, float("inf"), float("nan"), "9", True])
+def test_a_total_that_cannot_be_drawn_is_no_judgement(quiz, total):
+    judgements = [{"total": 50}, {"total": total}]
+    assert B.judged({"judgements": judgements}) is None
+    assert B.QuestionBrowser(quiz, {"m": [{"id": quiz[0].id, "reply": "a", "judgements": judgements}]})._data()
+
+
+@pytest.mark.parametrize("width", [0, -1, "9", 10**9, 1.5])
+def test_a_width_that_no_picture_can_have_is_refused(quiz, width):
+    with pytest.raises(ValueError, match="`width` is the pixels"): B.QuestionBrowser(quiz, width=width)
+    with pytest.raises(ValueError, match="`width` is the pixels"): B.QuestionBrowser(quiz).static(width=width)
+
+
+def test_the_first_picture_is_that_of_the_first_question_that_has_one(quiz):
+    blind = [replace(quiz[1], images=()), *quiz[:2]]  # no pictures; one is lost; all are there
+    assert B._first_picture(blind) is not None and B._first_picture(blind[:2]) is None
 
 
 def test_a_page_stays_below_its_limit_and_says_what_it_left_out(quiz, tmp_path):

@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 from .runner import members, read_status
+from ..workbench.safe import drawable
 
 # %% ../../nbs/api/runs/06_tail.ipynb #118b9064
 AT_ONCE = 16_000_000  # bytes of one look; the rest waits for the next, so that a view of a long run opens at once
@@ -69,9 +70,11 @@ _NAME = 40  # characters of a term's name
 
 
 def _number(value: object) -> float:
-    "A finite number, or NaN."
-    good = isinstance(value, (int, float)) and math.isfinite(value)  # booleans count as 0 and 1
-    return float(value) if good else math.nan
+    "A number that can be drawn, or NaN."
+    return float(value) if drawable(value) or isinstance(value, bool) else math.nan  # booleans count as 0 and 1
+
+
+def _is_step(value: object) -> bool: return type(value) is int and 0 <= value < 2**53  # a float holds no longer integer
 
 
 def _names(row: Mapping, key: str) -> list[str]:
@@ -112,7 +115,7 @@ class Curves:
     ) -> None:
         "Append rows."
         for row in rows:
-            if not isinstance(row.get("step"), int): continue
+            if not _is_step(row.get("step")): continue
             self.steps.append(row["step"])
             for name, value in numbers_of(row).items():
                 column = self.columns.setdefault(name, [])
@@ -264,7 +267,7 @@ def status_of(
     found = read_status(folder)
     if found is None: return {"status": "no status", "error": "", "place": "", "started": "", "seconds": None}
     place = f"cell {found['cell']} of {found.get('cells')}" if found.get("cell") else ""
-    return {"status": _short(found["status"]), "error": _short(found.get("error") or ""), "place": place, "started": _short(found.get("started") or ""), "seconds": found.get("seconds")}
+    return {"status": _short(found["status"]), "error": _short(found.get("error") or ""), "place": place, "started": _short(found.get("started") or ""), "seconds": found.get("seconds") if drawable(found.get("seconds")) else None}
 
 
 def parameters_of(folder: Path) -> dict[str, str]:
@@ -292,7 +295,7 @@ def _state(folder: Path) -> dict:
     "The newest checkpoint's `trainer_state.json`; empty without one."
     states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
     try: found = json.loads(states[-1].read_text(encoding="utf-8")) if states else {}
-    except (OSError, ValueError): return {}
+    except (OSError, ValueError, RecursionError): return {}
     return found if isinstance(found, dict) else {}
 
 
@@ -302,8 +305,9 @@ def steps_of(
 ) -> int | None:
     "Steps that a student is to make: what its checkpoint says, or what the run was told."
     found = _state(folder).get("max_steps") or parameters.get("steps")
-    try: return int(found) or None
-    except (TypeError, ValueError): return None
+    try: steps = int(found)
+    except (TypeError, ValueError, OverflowError): return None
+    return steps if steps and _is_step(steps) else None
 
 
 def trainer_log(
@@ -314,7 +318,7 @@ def trainer_log(
     wanted = ("learning_rate", "grad_norm")
     found: dict[str, list] = {}
     for row in rows if isinstance(rows, list) else ():
-        for name, value in row.items() if isinstance(row, dict) and isinstance(row.get("step"), int) else ():
+        for name, value in row.items() if isinstance(row, dict) and _is_step(row.get("step")) else ():
             if (name in wanted or name.startswith("eval_")) and _number(value) == _number(value): found.setdefault(name[:_NAME], []).append([row["step"], _number(value)])
     return found
 
@@ -357,7 +361,7 @@ class Run:
 def peak_memory(folder: Path) -> float | None:  # GB
     "What a finished run has measured itself."
     try: found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]["peak_memory_gb"]
-    except (OSError, ValueError, KeyError, TypeError): return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError): return None
     return _number(found) if _number(found) == _number(found) else None
 
 # %% ../../nbs/api/runs/06_tail.ipynb #86514857

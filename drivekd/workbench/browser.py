@@ -23,11 +23,12 @@ from PIL import Image
 from ..data.cameras import ObjectTag, camera_rank, normalise, parse_tags
 from ..data.images import ImageRef, load_image
 from ..data.jsonfiles import read_log
-from ..data.problems import DataError
+from ..data.problems import DataError, show
 from ..data.records import VQARecord
 from .figures import six_cameras
 from .live import PAGE_LIMIT, STATIC_LIMIT, Live, save_page, small_enough
 from .pages import Static, front, page
+from .safe import drawable
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #5ef060f4
 OBJECTS = ("car", "sedan", "SUV", "truck", "pickup", "van", "bus", "trailer", "construction vehicle", "emergency vehicle", "motorcycle", "bicycle", "cyclist", "pedestrian", "animal", "barrier", "traffic cone",
@@ -64,16 +65,21 @@ def points_of(
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #60ef7a49
 def read_answers(
-    path: str | Path,  # answers.jsonl, or the folder of an evaluation run
-) -> list[dict]:  # as `drivekd run evaluate` writes them
+    given: str | Path | Sequence[Mapping],  # answers.jsonl, the folder of an evaluation run, or its rows
+) -> Sequence[Mapping]:  # as `drivekd run evaluate` writes them
     "Replies of a run; a line that is none raises DataError with its number."
-    path = Path(path)
-    path = path / "answers.jsonl" if path.is_dir() else path
-    rows = read_log(path)
+    rows, where = (_read(Path(given))) if isinstance(given, (str, Path)) else (given, "the rows")
+    if not isinstance(rows, (list, tuple)): raise DataError("wrong-root", f"answers are a file, a run's folder or a list of rows, found {show(rows)}; give the answers.jsonl of `drivekd run evaluate`")
     for number, row in enumerate(rows, 1):
-        if not (isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("reply"), str)):
-            raise DataError("not-an-object", f"a line of answers has an `id` and a `reply`, line {number} of {path.name} has not; give the answers.jsonl of `drivekd run evaluate`")
+        if not (isinstance(row, Mapping) and isinstance(row.get("id"), str) and isinstance(row.get("reply"), str)):
+            raise DataError("not-an-object", f"a line of answers has an `id` and a `reply`, line {number} of {where} has not; give the answers.jsonl of `drivekd run evaluate`")
     return rows
+
+
+def _read(path: Path) -> tuple[list, str]:
+    "Rows, and the name of their file."
+    path = path / "answers.jsonl" if path.is_dir() else path
+    return read_log(path), path.name
 
 
 def mark_of(row: Mapping) -> str:  # right | wrong | unread | open
@@ -83,10 +89,10 @@ def mark_of(row: Mapping) -> str:  # right | wrong | unread | open
 
 
 def judged(row: Mapping) -> float | None:  # 0 to 100
-    "Mean over the judge's runs; None without a usable judgement."
+    "Mean over the judge's runs; None without a usable judgement, and a total that cannot be drawn is none."
     found = row.get("judgements")
     totals = [j.get("total") for j in found if isinstance(j, dict)] if isinstance(found, list) else []
-    return statistics.fmean(totals) if totals and all(isinstance(t, (int, float)) for t in totals) else None
+    return statistics.fmean(totals) if totals and all(map(drawable, totals)) else None
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #bc1fd7ad
 _LONGEST = 6000  # characters of a reply; the rest is named
@@ -157,6 +163,7 @@ def packed(
     return struct.pack("<Q", len(words)) + words + b"".join(b for b in blobs if isinstance(b, bytes))
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #2e8ad526
+_WIDEST = 10_000  # pixels of a picture
 _CHOICES = ("text", "capability", "camera", "object", "mark", "speaker", "id")
 
 
@@ -166,6 +173,12 @@ def checked_view(view: Mapping) -> dict:
         if key not in _CHOICES: raise ValueError(f"a view has {', '.join(_CHOICES)}, found {key!r:.60}.")
         if not isinstance(value, str | None): raise ValueError(f"`{key}` of a view is text, found {value!r:.60}.")
     return dict(view)
+
+
+def _checked_width(width: int) -> int:
+    "A width that a picture can have."
+    if type(width) is not int or not 1 <= width <= _WIDEST: raise ValueError(f"`width` is the pixels of a picture, 1 to {_WIDEST}, found {show(width)}; leave it out to have the usual one.")
+    return width
 
 
 class QuestionBrowser(Live):
@@ -179,8 +192,8 @@ class QuestionBrowser(Live):
         view: Mapping | None = None,  # what is shown first, for example {"capability": "planning"}
         width: int = 480,  # pixels of a picture
     ):
-        rows = {name: read_answers(given) if isinstance(given, (str, Path)) else given for name, given in (answers or {}).items()}
-        self.entries, self.view, self.width = Entries(records, rows), checked_view(view or {}), width
+        rows = {name: read_answers(given) for name, given in (answers or {}).items()}
+        self.entries, self.view, self.width = Entries(records, rows), checked_view(view or {}), _checked_width(width)
         self.records, self.skipped = records, len(getattr(records, "skipped", ()))
 
     def header(self, notes: Sequence[str] = ()) -> dict:
@@ -250,8 +263,8 @@ def picture_of(
 
 def _first_picture(records: Sequence[VQARecord]) -> Image.Image | None:
     "The first question all of whose pictures are there."
-    for record in records:
-        try: return picture_of(record, 140) if record.images else None
+    for record in (record for record in records if record.images):
+        try: return picture_of(record, 140)
         except DataError: continue  # the page says which one is lost
     return None
 
@@ -264,7 +277,7 @@ def static(
     limit: int = STATIC_LIMIT,  # bytes in the notebook
 ) -> Static:
     "The first questions for an executed notebook: a sandboxed frame, a picture and a summary."
-    part = QuestionBrowser(self.records[:most], None, self.view)
+    part = QuestionBrowser(self.records[:most], None, self.view, _checked_width(width))
     part.entries.rows, part.entries.speakers = self.entries.rows[:most], self.entries.speakers
     picture = _first_picture(self.records[:most])
     bare = part._written([None] * len(part.entries.pictures))

@@ -113,6 +113,7 @@ def static(
     limit: int = STATIC_LIMIT,  # bytes in the notebook; more raises ValueError
 ) -> Static:
     "The explorer for an executed notebook: a sandboxed frame, a picture and a summary."
+    if type(steps) is not int or steps < 1: raise ValueError(f"`steps` must be at least 1, found {steps!r}; a notebook keeps {STATIC_STEPS} unless it is told otherwise.")
     all_steps, every = self.record["steps"], -(-len(self.record["steps"]) // steps)
     kept = [s for i, s in enumerate(all_steps) if i % every == 0 or s["step"] == self.view["step"]]
     small = object.__new__(ConflictExplorer)

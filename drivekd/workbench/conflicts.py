@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ..data.problems import show
 from ..distill.capabilities import CONFLICTS, check_word
+from .safe import drawable
 
 # %% ../../nbs/api/workbench/05_conflicts.ipynb #5e258954
 @dataclass(frozen=True)
@@ -44,12 +46,17 @@ def meet(
 ) -> Move:
     "Project the first off the second if they conflict."
     (name, a), (other, b) = who, against
-    dot, aa, bb = product(gram, a, b), product(gram, a, a), product(gram, b, b)
+    dot, aa, bb = product(gram, a, b), _square(gram, a), _square(gram, b)
     fired = dot < 0 < bb
     after = np.asarray(a) - (dot / bb if fired else 0) * np.asarray(b)
-    lengths = (aa * bb) ** .5
-    return Move(stage, name, other, tuple(a), tuple(b), tuple(after.tolist()), dot / lengths if lengths else 0.0, fired,
-                (max(product(gram, after, after), 0) / aa) ** .5 if aa else 1.0)
+    cosine = min(1.0, max(-1.0, dot / aa ** .5 / bb ** .5)) if aa and bb else 0.0
+    return Move(stage, name, other, tuple(a), tuple(b), tuple(after.tolist()), cosine, fired, min(1.0, (_square(gram, after) / aa) ** .5) if aa else 1.0)
+
+
+def _square(gram: Sequence[Sequence[float]], a: Sequence[float]) -> float:
+    "Squared length; 0 of a sum that cancelled to rounding error, which may even be negative and has no direction."
+    found = product(gram, a, a)
+    return found if found > 1e-14 * float(np.square(a) @ np.asarray(gram).diagonal()) else 0.0
 
 # %% ../../nbs/api/workbench/05_conflicts.ipynb #5dabd4be
 def moves(
@@ -92,7 +99,7 @@ def plane(
     *others: Sequence[float],  # the first spans the plane; every further one must lie in it
 ) -> list[tuple[float, float]]:  # coordinates of `axis` and the others
     "Exact coordinates of vectors in a plane that they span (our choice of axes)."
-    length = product(gram, axis, axis) ** .5
+    length = _square(gram, axis) ** .5
     along = [product(gram, axis, v) / length if length else 0.0 for v in others]
     normal = np.asarray(others[0]) - (along[0] / length if length else 0.0) * np.asarray(axis)
     height = max(product(gram, normal, normal), 0.0) ** .5
@@ -141,7 +148,7 @@ def descents(
     return np.divide(gram @ np.asarray(weights), squares, out=np.zeros_like(squares, dtype=float), where=squares > 0).tolist()
 
 # %% ../../nbs/api/workbench/05_conflicts.ipynb #fbdd6acb
-METHODS = ("agp", "sum", "flat_pcgrad", "torchjd:UPGrad", "torchjd:MGDA", "torchjd:IMTLG", "torchjd:AlignedMTL", "torchjd:CAGrad")
+METHODS = ("recorded", "agp", "sum", "flat_pcgrad", "torchjd:UPGrad", "torchjd:MGDA", "torchjd:IMTLG", "torchjd:AlignedMTL", "torchjd:CAGrad")
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ class Choice:
 
 def by_method(
     row: Mapping,  # a line of telemetry
-    methods: Sequence[str] = METHODS,  # as a recipe's `conflict`
+    methods: Sequence[str] = METHODS,  # as a recipe's `conflict`, with the published settings; "recorded": what the run itself did, whatever its settings
 ) -> list[Choice]:
     "Recorded gradients under several conflict methods; one that cannot combine them says why."
     return [_choice(row, method) for method in methods]
@@ -168,14 +175,27 @@ def _choice(row: Mapping, method: str) -> Choice:
     import torch
 
     from drivekd.distill.agp import conflict_weights, torchjd_weighting
-    if not method.startswith("torchjd:"): check_word("conflict", method, (*CONFLICTS, "torchjd:<Name>"))
+    if method == "recorded": return _recorded(row)
+    if not method.startswith("torchjd:"): check_word("conflict", method, ("recorded", *CONFLICTS, "torchjd:<Name>"))
     try: chosen = torchjd_weighting(method) if method.startswith("torchjd:") else method
     except ImportError: return Choice(method, (), (), 0.0, 0.0, "needs a package that is not installed: pip install 'drivekd[moo]'")
-    try: weights, found = conflict_weights(chosen, torch.tensor(row["gram"], dtype=torch.float64), terms=tuple(row["terms"]), permutation=_order(method, row))
+    try: weights, _ = conflict_weights(chosen, torch.tensor(row["gram"], dtype=torch.float64), terms=tuple(row["terms"]), permutation=_order(method, row))
     except ValueError as e: return Choice(method, (), (), 0.0, 0.0, f"cannot combine {len(row['terms'])} gradients: {e}")
-    anchor = np.eye(len(row["terms"]))[list(row["terms"]).index("ce")]
-    length = (found.norm_result * product(row["gram"], anchor, anchor) ** .5)
-    return Choice(method, tuple(weights.tolist()), tuple(descents(row["gram"], weights)), product(row["gram"], weights, anchor) / length if length else 0.0, found.norm_result)
+    return _chosen(row, method, weights.tolist())
+
+
+def _chosen(row: Mapping, method: str, weights: Sequence[float]) -> Choice:
+    "What these weights make of the step."
+    gram, anchor = row["gram"], np.eye(len(row["terms"]))[list(row["terms"]).index("ce")]
+    norm = max(product(gram, weights, weights), 0) ** .5
+    length = norm * product(gram, anchor, anchor) ** .5
+    return Choice(method, tuple(weights), tuple(descents(gram, weights)), product(gram, weights, anchor) / length if length else 0.0, norm)
+
+
+def _recorded(row: Mapping) -> Choice:
+    "The step as it was made."
+    if np.ndim(row["weights"]) == 1: return _chosen(row, "recorded", row["weights"])
+    return Choice("recorded", (), (), 0.0, 0.0, "parameters had different weights here, as the published support asks")
 
 
 def _order(method: str, row: Mapping) -> list[int] | None:
@@ -193,6 +213,58 @@ def block_cosines(
     return {block: cosines(gram) for block, gram in row.get("gram_by_block", {}).items()}
 
 # %% ../../nbs/api/workbench/05_conflicts.ipynb #5ca69f20
+_NEEDED = ("merged", "gram", "weights", "permutation", "fired_stage1", "fired_stage2")
+_SIZES = {"gram": "kk", "cosines": "kk", "cosines_stage1": "kk", "cosines_merged": "nn", "cosines_stage2": "nn", "fired_stage1": "n", "fired_stage2": "nn", "permutation": "n",
+          "norms": "k", "norms_stage1": "k", "shares": "k", "norm_result": "", "ce_share": ""}  # k terms, n merged
+
+
+def _fits(value: object, sizes: Sequence[int]) -> bool:
+    "Numbers in nested lists of these lengths."
+    if not sizes: return drawable(value) or isinstance(value, bool)
+    return isinstance(value, (list, tuple)) and len(value) == sizes[0] and all(_fits(v, sizes[1:]) for v in value)
+
+
+def _names(value: object) -> bool: return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value) and len(set(value)) == len(value)
+
+
+def _misfit(row: Mapping) -> tuple[str, str] | None:
+    "The field that breaks a rule, and the rule."
+    if missing := [name for name in _NEEDED if row.get(name) is None]: return missing[0], "be there"
+    for name in ("terms", "merged"):
+        if not _names(row[name]): return name, "be a list of different names"
+    size = {"k": len(row["terms"]), "n": len(row["merged"])}
+    for name in (name for name in _SIZES if name in row):
+        if not _fits(row[name], [size[letter] for letter in _SIZES[name]]): return name, f"be finite: {' x '.join(str(size[s]) for s in _SIZES[name]) or 'one'} number(s)"
+    if any(row["gram"][i][i] < 0 for i in range(size["k"])): return "gram", "have squares of lengths on its diagonal"
+    if any(type(i) is not int for i in row["permutation"]) or sorted(row["permutation"]) != list(range(size["n"])): return "permutation", f"order {size['n']} merged gradients"
+    if not (_fits(row["weights"], [size["k"]]) or _fits(row["weights"], [len(row["weights"]) if isinstance(row["weights"], list) else 0, size["k"]])): return "weights", f"be finite: {size['k']} number(s)"
+    return _loose(row, size["k"])
+
+
+def _loose(row: Mapping, k: int) -> tuple[str, str] | None:
+    "The same for fields that have names in them."
+    losses, blocks = row.get("losses", {}), row.get("gram_by_block", {})
+    if not isinstance(losses, Mapping) or not all(map(drawable, losses.values())): return "losses", "be finite numbers by name"
+    if not isinstance(blocks, Mapping) or not all(_fits(g, (k, k)) and all(g[i][i] >= 0 for i in range(k)) for g in blocks.values()): return "gram_by_block", f"hold {k} x {k} inner products for each block"
+    return None
+
+
+def _told(rows: object) -> list[Mapping]:
+    "Rows with CE and another term, or a sentence."
+    if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f"A record of conflicts is made of rows of telemetry, found {show(rows)}; read them with `data.jsonfiles.read_log`.")
+    told = [row for row in rows if isinstance(row.get("terms"), (list, tuple)) and "ce" in row["terms"] and len(row["terms"]) > 1]
+    for row in told:
+        if type(row.get("step")) is not int or not 0 <= row["step"] < 2**53: raise ValueError(f"A row of telemetry has the number of its step, found {show(row.get('step'))}; take telemetry.jsonl as the trainer wrote it.")
+    return told
+
+
+def _checked(row: Mapping) -> Mapping:
+    "A row that can be replayed, or a sentence."
+    if wrong := _misfit(row): raise ValueError(f"Step {row['step']}: `{wrong[0]}` must {wrong[1]}, found {show(row.get(wrong[0]))}; take telemetry.jsonl as the trainer wrote it.")
+    return row
+
+# %% ../../nbs/api/workbench/05_conflicts.ipynb #bdd2caa9
 STEPS = 400  # most steps of a record
 
 
@@ -201,10 +273,10 @@ def conflict_record(
     methods: Sequence[str] = METHODS,
 ) -> dict:  # plain numbers and names
     "What the gradient-conflict explorer shows."
-    told = [row for row in rows if "ce" in row.get("terms", ()) and len(row["terms"]) > 1]
+    told = _told(rows)
     if not told: raise ValueError("A record of conflicts needs steps with CE and at least one more loss, found none; take the telemetry of a run with teachers.")
     every = -(-len(told) // STEPS)
-    kept = [row for i, row in enumerate(told) if i % every == 0]
+    kept = [_checked(row) for i, row in enumerate(told) if i % every == 0]
     terms = sorted(dict.fromkeys(t for row in kept for t in row["terms"]), key=lambda t: t != "ce")
     return {"schema": 1, "terms": terms, "recorded": len(told), "every": every, "steps": [_step(row, methods) for row in kept]}
 

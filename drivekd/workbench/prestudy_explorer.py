@@ -13,17 +13,20 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ..data.problems import show
 from .figures import polyline, term_colours
 from .live import Live, save_page, small_enough
 from .pages import Static, front, page
+from .safe import drawable
 
 # %% ../../nbs/api/workbench/07a_prestudy_explorer.ipynb #0de4551f
-_TEXT, _WHOLE, _MAYBE = (lambda v: isinstance(v, str)), (lambda v: type(v) is int), (lambda v: v is None or type(v) is int)
+_DEEPEST = 10_000  # a layer beyond is a mistake
+_TEXT, _WHOLE, _MAYBE = (lambda v: isinstance(v, str)), (lambda v: type(v) is int and abs(v) <= _DEEPEST), (lambda v: v is None or _WHOLE(v))
 
 
 def _number(value: object) -> bool:
-    "A finite number or nothing."
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
+    "A number that can be drawn, or nothing."
+    return value is None or drawable(value)
 
 
 def _list_of(fits: Callable[[object], bool]) -> Callable[[object], bool]: return lambda v: isinstance(v, list) and all(map(fits, v))
@@ -43,6 +46,7 @@ def _misfit(study: object) -> str | None:
     if not isinstance(study, Mapping) or not _WHOLE(study.get("layers")) or not isinstance(study.get("curves"), list):
         return "it must hold its number of layers and a list of curves"
     for part, shape in _SHAPES.items():
+        if not isinstance(study.get(part, []), list): return f"its {part} must be a list"
         for entry in study.get(part, []):
             wrong = [key for key, fits in shape.items() if not isinstance(entry, Mapping) or not fits(entry.get(key))]
             if wrong: return f"{wrong[0]!r} of one of its {part} is missing or of another kind"
@@ -72,10 +76,14 @@ def read_studies(
         name, remedy = Path(path).name, "name a result.json of `drivekd run prestudy`."
         try: content = json.loads(Path(path).read_text(encoding="utf-8"))
         except json.JSONDecodeError as e: raise ValueError(f"{name} must be JSON, found something else ({e.msg}); {remedy}") from None
+        except UnicodeDecodeError as e: raise ValueError(f"{name} must be JSON in UTF-8, found byte 0x{e.object[e.start]:02x} at position {e.start}; {remedy}") from None
         held = content.get("metrics", content) if isinstance(content, dict) else {}
         if not isinstance(held, dict) or not isinstance(held.get("studies"), dict) or not held["studies"]:
             raise ValueError(f"{name} must hold studies, found none; {remedy}")
-        both = held["studies"] | ({held["published"]["model"]: held["published"]} if held.get("published") else {})
+        published = held.get("published") or {}
+        if published and not (isinstance(published, dict) and isinstance(published.get("model"), str)):
+            raise ValueError(f"the published study of {name} must be an object that names its `model`, found {show(published)}; {remedy}")
+        both = held["studies"] | ({published["model"]: published} if published else {})
         for name, study in both.items():
             checked = checked_study(name, study)
             if checked not in found.values(): found[name if name not in found else f"{name} ({len(found) + 1})"] = checked
@@ -140,7 +148,8 @@ class PrestudyExplorer(Live):
 
     def _checked(self, view: Mapping) -> dict:
         "A view that can be shown, or a sentence."
-        models = list(_own(self.studies) if view.get("models") is None else view["models"])
+        models = list(_own(self.studies)) if view.get("models") is None else view["models"]
+        if not isinstance(models, (list, tuple)) or not all(isinstance(m, str) for m in models): raise ValueError(f"models must be a list of names, found {show(models)}; there are {', '.join(self.studies)}.")
         if unknown := [m for m in models if m not in self.studies]:
             raise ValueError(f"There is no study of {unknown[0]!r}; there are {', '.join(self.studies)}.")
         deep = {self.studies[m]["layers"] for m in models}
@@ -149,7 +158,7 @@ class PrestudyExplorer(Live):
             if value not in CHOICES[key]: raise ValueError(f"{key} must be one of {', '.join(CHOICES[key])}, found {value!r}.")
         if unknown := set(view) - {*CHOICES, "models"}:
             raise ValueError(f"A view has no {sorted(unknown)[0]!r}; it has {', '.join(CHOICES)}, models.")
-        return found | {"models": models}
+        return found | {"models": list(models)}
 
     def summary(self) -> str: return prestudy_summary(self.studies)
 

@@ -290,7 +290,7 @@ class ConflictView {
     head(0, "method", "var(--soft)", "start"); s.terms.forEach((t, j) => head(190 + (j + .5) * width, t, this.inks.get(t))); head(880, "angle to CE"); head(1030, "length");
     s.methods.forEach((m, i) => {
       const y = 42 + 26 * i, write = (x, text, more = {}) => draw(this.table, "text", {x, y, "text-anchor": "middle", ...more}, text);
-      write(0, m.method, {"text-anchor": "start", style: m.method === "agp" ? "font-weight:600" : ""});
+      write(0, m.method === "recorded" ? "as recorded" : m.method, {"text-anchor": "start", style: m.method === "recorded" ? "font-weight:600" : ""});
       if (m.reason) { write(194, m.reason.slice(0, 130), {"text-anchor": "start", class: "soft"}); return; }
       m.descents.forEach((d, j) => {
         draw(this.table, "rect", {x: 190 + j * width, y: y - 15, width: width - 3, height: 22, rx: 3, fill: tint(d < 0 ? Math.max(-1, d) : Math.min(1, d) * .6), stroke: "var(--line)"});
