@@ -37,7 +37,7 @@ function agp(anchor, followers, order) {
 const product = (g, a, b) => a.reduce((sum, x, i) => sum + x * dot(g[i], b), 0);
 /** Exact coordinates: `axis` along x, `a` spans the plane, `b` lies in it. */
 function coordinates(g, axis, a, b) {
-  const length = Math.sqrt(product(g, axis, axis)), xs = [a, b].map(v => length ? product(g, axis, v) / length : 0);
+  const length = Math.sqrt(Math.max(0, product(g, axis, axis))), xs = [a, b].map(v => length ? product(g, axis, v) / length : 0);
   const normal = minus(a, axis, length ? xs[0] / length : 0), height = Math.sqrt(Math.max(0, product(g, normal, normal)));
   return [[length, 0], ...[a, b].map((v, i) => [xs[i], height ? product(g, normal, v) / height : 0])];
 }
