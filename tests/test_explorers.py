@@ -649,3 +649,20 @@ def test_rows_that_were_put_together_are_marked(opened, shipped):
     assert tab.eval_on_selector_all(".dk-carried", "chips => chips.map(c => Number(c.dataset.row))") == [3, 4]
     assert "planning teacher cuts 2 of 71 tokens otherwise" in tab.inner_text(".dk-cut") and "it cuts this text otherwise" in explorer.summary()
     assert B.from_bytes(bundle.to_bytes()).to_bytes() == bundle.to_bytes()
+
+
+# --- a bundle of one model
+
+
+def test_a_page_of_one_model_opens_whatever_mode_is_asked_for(opened):
+    explorer = AttentionExplorer(partial(), {"mode": "difference", "colours": "cividis"})
+    assert explorer.view == {"colours": "cividis"}
+    assert view(opened(explorer.page()), "view.state.mode") == "a"
+    tab = opened(P.page("x", P.front("attention"), partial().to_bytes(), {"view": {"mode": "difference"}}))  # a view that nobody checked
+    assert view(tab, "view.state.mode") == "a"
+
+
+@pytest.mark.parametrize("at", [{}, {"a": "coarse", "b": "fine"}], ids=str)
+def test_a_view_of_two_models_that_is_narrowed_to_one_opens(opened, at):
+    small = AttentionExplorer(known(), {"mode": "all", **at}).static(layers={"coarse": [0]})
+    assert view(opened(small.html), "view.state.mode") == "a"

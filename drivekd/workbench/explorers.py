@@ -119,7 +119,7 @@ def checked_view(
     for side in "ab":
         if f"layers{side.upper()}" in view: _check_numbers(f"layers{side.upper()}", view[f"layers{side.upper()}"], _recorded(bundle, sides[side].model, method) if side in sides else range(max(m.layers for m in bundle.models)))
     if view.get("preset") and not any(_fits(p, view) for p in bundle.plans): raise BundleError(f"preset {view['preset']!r} compares no {view.get('a')!r} with {view.get('b')!r}; leave out the preset or the models.")
-    return dict(view)
+    return {k: v for k, v in view.items() if k != "mode" or _names(bundle, view)[1]}  # all modes but the first need a second model
 
 
 def _check_numbers(key: str, found: object, there: Sequence[int]) -> None:
@@ -292,7 +292,7 @@ def static(
 def _left(less: AttentionBundle, view: Mapping) -> dict:
     "What of a view a smaller bundle can still show: all of it, or its tokens."
     try: return checked_view(less, view)
-    except BundleError: return {k: v for k, v in view.items() if k in ("rows", "mode", "layout", "colours", "norm", *SWITCHES)}
+    except BundleError: return checked_view(less, {k: v for k, v in view.items() if k in ("rows", "mode", "layout", "colours", "norm", *SWITCHES)})
 
 
 AttentionExplorer.static = static

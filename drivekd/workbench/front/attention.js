@@ -237,9 +237,9 @@ class AttentionView {
   accept(given) {
     const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]], last = side => this.recorded(side).slice(-1);
     for (const [side] of sides) if (this.looks.model(given[side])) s[side] = given[side];
-    if (!s.b) s.mode = "a";
     if (given.preset) this.applyPreset(given.preset, false, given.a);
     for (const key of KEPT) if (given[key] !== undefined && !["a", "b"].includes(key)) s[key] = given[key];
+    if (!s.b) s.mode = "a";
     for (const [side, key] of sides) if (s[side] && !given[key] && (!given.preset && (given.a || given.b) || !s[key].every(l => this.recorded(side).includes(l)))) s[key] = last(side);
     const plan = s.method === "attention" && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
     s.step = plan ? plan.pairs.findIndex(([student, teachers]) => JSON.stringify([[student], teachers]) === shown) : -1;
