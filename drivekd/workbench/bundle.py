@@ -240,20 +240,6 @@ def _check(b: AttentionBundle) -> None:
     for plan in b.plans: _check_plan(plan, {m.name: m for m in b.models})
 
 
-def _check_words(b: AttentionBundle) -> None:
-    "What is shown as text is text."
-    _need(isinstance(b.source, Mapping), f"the source of a bundle maps words to words, found {str(b.source)[:60]!r}.")
-    texts = [("question", b.question), ("answer", b.answer), *(("name of a camera", c.name) for c in b.cameras), *(("token", t.text) for t in b.tokens)]
-    texts += [(f"{k} of a model", getattr(m, k)) for m in b.models for k in ("name", "revision", "reply")] + [("capability of a model", m.capability or "") for m in b.models]
-    texts += [("capability of a plan", p.capability) for p in b.plans] + [("source", word) for pair in b.source.items() for word in pair]
-    for what, text in texts: _need(isinstance(text, str), f"words of a bundle are text, found {str(text)[:60]!r} as {what}.")
-
-
-def _whole(found: object) -> bool:
-    "Different whole numbers."
-    return isinstance(found, tuple) and all(type(x) is int for x in found) and len(set(found)) == len(found)
-
-
 def _text(b: AttentionBundle, role: str) -> str: return {"question": b.question, "answer": b.answer}.get(role, "")
 
 
@@ -263,18 +249,6 @@ def _check_model(model: Model, b: AttentionBundle) -> None:
     _need(all(type(n) is int and n > 0 for n in (model.layers, model.heads)), f"{model.name!r} has a number of layers and of heads, found {str((model.layers, model.heads))[:60]}.")
     _need(any((m.model, m.method, m.head) == (model.name, "attention", None) for m in b.maps), f"every model of a bundle has a map of its attention, mean over heads, found none of {model.name!r}; record it, or leave the model out.")
     _need(all(type(r) is int and 0 <= r < len(b.tokens) for r in model.carried), f"rows that {model.name!r} cuts otherwise are places in the token table, found {model.carried}.")
-
-
-def _check_object(thing: SceneObject, pictures: int) -> None:
-    "A point is two numbers, a box four that are not turned round; one of them is there."
-    placed = (thing.point is None or _fractions(thing.point, 2)) and (thing.box is None or _fractions(thing.box, 4) and thing.box[0] < thing.box[2] and thing.box[1] < thing.box[3])
-    _need(type(thing.picture) is int and 0 <= thing.picture < pictures and placed and (thing.point, thing.box) != (None, None),
-          f"objects have a point (x, y) or a box (left, top, right, bottom) in fractions of an existing picture, found {str(thing)[:200]}.")
-    _need(isinstance(thing.label, str), f"labels of objects are text, found {str(thing.label)[:60]!r}.")
-
-
-def _fractions(found: object, count: int) -> bool:
-    return isinstance(found, (tuple, list)) and len(found) == count and all(isinstance(x, Real) and type(x) is not bool and 0 <= x <= 1 for x in found)
 
 
 def _check_plan(plan: Plan, models: Mapping[str, Model]) -> None:
@@ -303,6 +277,32 @@ def _check_map(m: Map, models: Mapping[str, Model], tokens: int) -> None:
     _need(m.codes.dtype == np.uint8 or bool(np.isfinite(m.codes).all() and (m.codes >= 0).all()), f"codes of {what} must be finite and not negative.")
     most = 0.0 if m.method == "gradient" else max((float(unpack(c, s).sum(-1).max(initial=0)) for c, s in zip(m.codes, m.scale, strict=True)), default=0.0)
     _need(most < 1 + WHOLE, f"a row of {what} is a part of one token's attention and sums to at most 1, found {most:.3g}; divide each row by its sum over all tokens, words too.")
+
+# %% ../../nbs/api/workbench/02_bundle.ipynb #16922125
+def _check_words(b: AttentionBundle) -> None:
+    "What is shown as text is text."
+    _need(isinstance(b.source, Mapping), f"the source of a bundle maps words to words, found {str(b.source)[:60]!r}.")
+    texts = [("question", b.question), ("answer", b.answer), *(("name of a camera", c.name) for c in b.cameras), *(("token", t.text) for t in b.tokens)]
+    texts += [(f"{k} of a model", getattr(m, k)) for m in b.models for k in ("name", "revision", "reply")] + [("capability of a model", m.capability or "") for m in b.models]
+    texts += [("capability of a plan", p.capability) for p in b.plans] + [("source", word) for pair in b.source.items() for word in pair]
+    for what, text in texts: _need(isinstance(text, str), f"words of a bundle are text, found {str(text)[:60]!r} as {what}.")
+
+
+def _whole(found: object) -> bool:
+    "Different whole numbers."
+    return isinstance(found, tuple) and all(type(x) is int for x in found) and len(set(found)) == len(found)
+
+
+def _check_object(thing: SceneObject, pictures: int) -> None:
+    "A point is two numbers, a box four that are not turned round; one of them is there."
+    placed = (thing.point is None or _fractions(thing.point, 2)) and (thing.box is None or _fractions(thing.box, 4) and thing.box[0] < thing.box[2] and thing.box[1] < thing.box[3])
+    _need(type(thing.picture) is int and 0 <= thing.picture < pictures and placed and (thing.point, thing.box) != (None, None),
+          f"objects have a point (x, y) or a box (left, top, right, bottom) in fractions of an existing picture, found {str(thing)[:200]}.")
+    _need(isinstance(thing.label, str), f"labels of objects are text, found {str(thing.label)[:60]!r}.")
+
+
+def _fractions(found: object, count: int) -> bool:
+    return isinstance(found, (tuple, list)) and len(found) == count and all(isinstance(x, Real) and type(x) is not bool and 0 <= x <= 1 for x in found)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #22b53586
 KIND = "drivekd attention bundle 1"
