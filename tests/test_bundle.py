@@ -99,6 +99,30 @@ DAMAGES = {
     "no tokens": lambda w: w.update(tokens=[]),
     "a carried row that is no token": lambda w: w["models"][0].update(carried=[99]),
     "a plan whose pairs are words": lambda w: w["plans"][0].update(pairs="ab"),
+    "a box of three numbers": lambda w: w["objects"][1].update(box=[0.1, 0.2, 0.5]),
+    "a box that is turned round": lambda w: w["objects"][1].update(box=[0.5, 0.2, 0.1, 0.6]),
+    "a box of no height": lambda w: w["objects"][1].update(box=[0.1, 0.2, 0.5, 0.2]),
+    "a box of marks": lambda w: w["objects"][1].update(box=[False, False, True, True]),
+    "a point of one number": lambda w: w["objects"][0].update(point=[0.1]),
+    "a point of three numbers": lambda w: w["objects"][0].update(point=[0.1, 0.2, 0.3]),
+    "an object of half a picture": lambda w: w["objects"][0].update(picture=0.5),
+    "a label that is a number": lambda w: w["objects"][0].update(label=7),
+    "two cameras of one name": lambda w: w["cameras"][1].update(name="CAM_FRONT"),
+    "a row twice": lambda w: w["maps"][0]["rows"].__setitem__(0, w["maps"][0]["rows"][1]),
+    "a layer twice": lambda w: w["maps"][0]["layers"].__setitem__(0, w["maps"][0]["layers"][1]),
+    "a head twice": lambda w: w["maps"][2].update(head=w["maps"][1]["head"]),
+    "a head that is a mark": lambda w: w["maps"][1].update(head=True),
+    "a row that is half a token": lambda w: w["maps"][0]["rows"].__setitem__(0, 0.5),
+    "a layer that is a word": lambda w: w["maps"][0]["layers"].__setitem__(0, "0"),
+    "a source that is a list": lambda w: w.update(source=["a"]),
+    "a source of numbers": lambda w: w.update(source={"record": 5}),
+    "a camera without a name": lambda w: w["cameras"][0].update(name=None),
+    "a question that is a number": lambda w: w.update(question=5),
+    "a reply that is a list": lambda w: w["models"][0].update(reply=["a"]),
+    "a model named by a number": lambda w: w["models"][0].update(name=5),
+    "an unknown role": lambda w: w["models"][0].update(role="god"),
+    "heads that are a word": lambda w: w["models"][0].update(heads="2"),
+    "a plan of a numbered capability": lambda w: w["plans"][0].update(capability=3),
 }
 
 
@@ -203,3 +227,19 @@ def test_plain_arrays_come_as_people_have_them(tmp_path):
         with pytest.raises(B.BundleError, match=said): B.bundle_of(["a"], wrong, pictures, grid=(2, 4))
     with pytest.raises(B.BundleError, match=r"must be a Geometry\("): B.bundle_of(["a"], {"m": {0: np.zeros((1, 8))}}, pictures, ([], [], []))
     with pytest.raises(B.BundleError, match="uint8 of shape"): B.bundle_of(["a"], {"m": {0: np.zeros((1, 4))}}, {"front": np.zeros((2, 2))})
+
+
+@pytest.mark.parametrize("options", [{"roles": {"m": "god"}}, {"roles": {"nobody": "student"}}, {"words": [1, 2]}], ids=str)
+def test_what_is_said_of_nobody_is_refused(options):
+    asked = {"words": ["a", "b"], "maps": {"m": {0: np.full((2, 4), 0.1)}}, "pictures": {"p": Image.new("RGB", (8, 8))}}
+    assert B.bundle_of(**asked)
+    with pytest.raises(B.BundleError): B.bundle_of(**{**asked, **options})
+
+
+@pytest.mark.parametrize("options", [{"rows": [99]}, {"layers": {"nobody": [0]}}, {"layers": {"big": [44]}}, {"methods": ["guess"]}], ids=str)
+def test_what_is_not_there_cannot_be_picked(options):
+    with pytest.raises(B.BundleError): B.pick(made(), **options)
+
+
+def test_boxes_that_were_divided_with_rounding_end_at_the_edge():
+    assert B.Geometry([0], [[-5e-5, 0, 1 + 5e-5, 1]], [False]).boxes.tolist() == [[0, 0, 1, 1]]

@@ -56,7 +56,7 @@ def test_tokens_across_cell_borders_share_their_mass_by_area():
 
 
 def test_front_end_is_small_and_writes_text_only_as_text():
-    script = P.front("attention").replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    script = P.front("attention")
     assert len(script.encode()) < LIMIT and not [w for w in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://", "import ") if w in script]
 
 
@@ -649,3 +649,74 @@ def test_rows_that_were_put_together_are_marked(opened, shipped):
     assert tab.eval_on_selector_all(".dk-carried", "chips => chips.map(c => Number(c.dataset.row))") == [3, 4]
     assert "planning teacher cuts 2 of 71 tokens otherwise" in tab.inner_text(".dk-cut") and "it cuts this text otherwise" in explorer.summary()
     assert B.from_bytes(bundle.to_bytes()).to_bytes() == bundle.to_bytes()
+
+
+# --- a bundle of one model
+
+
+def test_a_page_of_one_model_opens_whatever_mode_is_asked_for(opened):
+    explorer = AttentionExplorer(partial(), {"mode": "difference", "colours": "cividis"})
+    assert explorer.view == {"colours": "cividis"}
+    assert view(opened(explorer.page()), "view.state.mode") == "a"
+    tab = opened(P.page("x", P.front("attention"), partial().to_bytes(), {"view": {"mode": "difference"}}))  # a view that nobody checked
+    assert view(tab, "view.state.mode") == "a"
+
+
+@pytest.mark.parametrize("at", [{}, {"a": "coarse", "b": "fine"}], ids=str)
+def test_a_view_of_two_models_that_is_narrowed_to_one_opens(opened, at):
+    small = AttentionExplorer(known(), {"mode": "all", **at}).static(layers={"coarse": [0]})
+    assert view(opened(small.html), "view.state.mode") == "a"
+
+
+# --- one rule in Python and in the browser
+
+
+def deep():
+    "A teacher of 12 layers recorded at the first, a student of 6 recorded at three; no plan."
+    even = lambda layers: {l: np.full((2, 4), 0.2) for l in layers}
+    bundle = B.bundle_of(["a", "b"], {"t": even([0]), "s": even([0, 1, 5])}, {"p": Image.new("RGB", (8, 8))}, roles={"t": "teacher", "s": "student"})
+    return replace(bundle, models=tuple(replace(m, layers={"t": 12, "s": 6}[m.name]) for m in bundle.models))
+
+
+@pytest.mark.parametrize(("at", "layers"), [({}, [0]), ({"a": "t", "b": "s"}, [0]), ({"a": "s", "b": "s", "layersA": [1]}, [1]), ({"layersB": [5]}, [5])], ids=str)
+def test_the_second_model_begins_at_the_depth_of_the_first(opened, at, layers):
+    explorer = AttentionExplorer(deep(), at)
+    assert view(opened(explorer.page()), "view.state.layersB") == layers
+    assert ("layer " + ", ".join(str(l + 1) for l in layers)) in explorer.summary().split("; ")[1].split(":")[0]
+
+
+def test_what_a_new_view_does_not_name_stays(shipped):
+    explorer = AttentionExplorer(shipped, {"rows": [3], "layout": "top-down"})
+    explorer._keep({"mode": "b"})
+    assert explorer.view == {"rows": [3], "layout": "top-down", "mode": "b"}
+    explorer._keep({"a": "planning", "b": "student", "layersA": [0], "layersB": [0]})
+    explorer._keep({"a": "perception"})
+    assert explorer.view == {"rows": [3], "layout": "top-down", "mode": "b", "a": "perception", "b": "student"}
+    explorer._keep({"layersA": [0], "method": "attention"})
+    explorer._keep({"method": "rollout"})
+    assert explorer.view["method"] == "rollout" and "layersA" not in explorer.view
+    explorer._keep({"preset": "reasoning"})
+    assert explorer.view == {"rows": [3], "layout": "top-down", "mode": "b", "b": "student", "preset": "reasoning"}
+
+
+def test_on_an_even_map_no_box_beats_another(opened):
+    "Only rounding tells boxes of one size apart."
+    bundle = B.bundle_of(["a"], {"m": {0: np.full((1, 7 * 7 * 3), 1 / 147)}}, {n: Image.new("RGB", (20, 20)) for n in "pqr"})
+    tab = opened(AttentionExplorer(bundle).page())
+    for box in ([0.1, 0.2, 0.43, 0.71], [0.5, 0.5, 0.9, 0.6], [0, 0, 0.3, 0.3]):
+        assert view(tab, f"view.score(view.now.a, {box}, 1).beats") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("box", [[True, 0, 0, 1, 1], [0.0, 0, 0, 1, 1], [0, 0.5, 0, 0.5, 1], [0, 0.6, 0, 0.5, 1], [0, 0, 1, 1, 0], [0, False, 0, 1, 1], [0, 0, 0, 1]], ids=str)
+def test_boxes_to_grey_are_boxes(shipped, box):
+    asked = []
+    explorer = AttentionExplorer(shipped, ablate=lambda *a: asked.append(a))
+    with pytest.raises(B.BundleError): explorer.answer({"kind": "ablate", "model": "student", "boxes": [box]})
+    assert not asked
+
+
+def test_two_views_of_a_page_are_described_by_their_own_words(opened, shipped):
+    script = P._BOOT.rstrip(";") + '.then(() => fromBase64(document.getElementById("dk-data").textContent)).then(bytes => explore(document.body.appendChild(document.createElement("div")), pageChannel(bytes, {view: {}})))'
+    tab = opened(AttentionExplorer(shipped).page().replace(P._BOOT, script))
+    tab.wait_for_function("document.querySelectorAll('[data-ready=true]').length === 2")
+    assert tab.evaluate("new Set([...document.querySelectorAll('canvas[aria-describedby]')].map(c => c.getAttribute('aria-describedby')).filter(i => document.getElementById(i))).size") == 2

@@ -306,3 +306,20 @@ def test_two_processes_teach_the_student_of_one_and_leave_nothing_behind(tmp_pat
     before = torch.cat([p.flatten().double() for p in load_vlm("data/miniature/student").model.parameters()])
     assert (two - one).norm() < 1e-4 * (one - before).norm()
     assert {p.name for p in (tmp_path / "2").iterdir()} == {p.name for p in (tmp_path / "1").iterdir()}, "no job, no plan, no checkpoint"
+
+
+def test_a_bundle_of_another_request_is_recorded_again(tiny, tmp_path):
+    from drivekd.runs.recordings import record_questions
+    student, other = load_vlm(tiny["student"]), load_vlm(tiny["teacher_perception"])
+    first, second = [r for r in read_records(tiny["data"]) if r.images and r.capability][:2]
+    how = {"methods": ("attention",), "heads": False, "replies": False}
+    def recorded(vlm, question, **more):
+        [found] = record_questions({}, {"student": vlm}, [question], tmp_path, **{**how, **more})
+        return found.bundle
+    before = recorded(student, first)
+    written = (tmp_path / "bundle.safetensors").stat().st_mtime_ns
+    assert recorded(student, first).to_bytes() == before.to_bytes() and (tmp_path / "bundle.safetensors").stat().st_mtime_ns == written
+    assert recorded(student, second).source["record"] == second.id
+    assert recorded(other, second).models[0].revision != before.models[0].revision
+    assert {m.method for m in recorded(other, second, methods=("attention", "rollout")).maps} == {"attention", "rollout"}
+    assert any(m.head is not None for m in recorded(other, second, heads=True).maps)

@@ -7,8 +7,10 @@ __all__ = ['ANSWERS', 'EMBEDDED', 'questions_to_record', 'Recorded', 'record_que
            'recordings_metrics']
 
 # %% ../../nbs/api/runs/09_recordings.ipynb #5903369e
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ from ..workbench.bundle import METHODS, AttentionBundle, read, sizes
 from ..workbench.explorers import AttentionExplorer, grids_of
 from ..workbench.live import PAGE_LIMIT
 from ..workbench.pages import Static
-from ..workbench.recording import record, recipe_layers, with_answer, world_objects
+from ..workbench.recording import record, recipe_layers, weights_of, with_answer, world_objects
 
 if TYPE_CHECKING:  # arranging questions and showing bundles needs no torch
     from drivekd.models.loading import VLM
@@ -75,12 +77,21 @@ class Recorded:
     bundle: AttentionBundle
 
 
+def _request(teachers: Mapping[str, "VLM"], students: Mapping[str, "VLM"], question: VQARecord, **how) -> str:
+    "Digest of what a bundle is recorded for: the question, whose weights, how."
+    weights = [[(name, weights_of(vlm)) for name, vlm in vlms.items()] for vlms in (teachers, students)]
+    said = [question.id, [(t.role, t.text) for t in question.turns], [str(i.path) for i in question.images], weights, how]
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]
+
+
 def _one(teachers: Mapping[str, "VLM"], students: Mapping[str, "VLM"], question: VQARecord, path: Path, limit: int, answer: str, heads: bool, recipe: Recipe, **options) -> AttentionBundle:
-    "One bundle on disk, recorded unless it is there."
-    if path.exists(): return read(path)
+    "One bundle on disk, recorded unless it is there: the same question to the same models in the same way."
+    request = _request(teachers, students, question, answer=answer, heads=heads, recipe=recipe, **options)
+    if path.exists() and (there := read(path)).source.get("request") == request: return there
     asked = question if answer == "given" else _said_by(next(iter((students or teachers).values())), question)
     head_layers = _heads(recipe, {**teachers, **students}) if heads else None
     bundle = record(teachers, students, asked, recipe=recipe, head_layers=head_layers, objects=_objects(question), limit=limit, say=print, **options)
+    bundle = replace(bundle, source={**bundle.source, "request": request})
     print(f"{path.name}: " + ", ".join(f"{part} {n / 1e6:.2f} MB" for part, n in sizes(bundle).items() if n))
     bundle.write(path, limit)
     return bundle
@@ -102,7 +113,7 @@ def record_questions(
     answer: str = "given",  # or "generated": what the first student says
     replies: bool = True,  # let every model answer by itself, too
     picture_width: int = 800,  # pixels
-    limit: int = 16_000_000,  # bytes of a bundle; more is refused before anything is computed
+    limit: int = 16_000_000,  # bytes of a bundle; maps above it are refused before anything is computed, the whole before it is written
 ) -> list[Recorded]:
     "A bundle and a page for each question; sizes are said first."
     if answer not in ANSWERS: raise RunError(f"parameter answer must be {' or '.join(map(repr, ANSWERS))}, found {answer!r}; correct it")

@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,7 @@ class Geometry:
         inside = np.isfinite(self.boxes).all() and (self.boxes >= -1e-4).all() and (self.boxes <= 1 + 1e-4).all()
         _need(bool(inside) and bool((self.boxes[:, 2:] >= self.boxes[:, :2]).all()),
               "boxes of vision tokens are left, top, right, bottom in fractions of their picture, found one that is turned round or leads outside; divide by width and height.")
+        object.__setattr__(self, "boxes", np.clip(self.boxes, 0, 1))  # rounding of whoever divided
 
 
 def square_grids(
@@ -226,7 +228,9 @@ def _check(b: AttentionBundle) -> None:
     "Names are unique, indices point somewhere, shapes agree."
     names = [m.name for m in b.models]
     _need(bool(b.tokens) and bool(b.cameras) and bool(b.maps), "a bundle needs tokens, pictures and maps, found one of them empty.")
-    _need(len(set(names)) == len(names), f"models need different names, found {names}.")
+    _check_words(b)
+    for what, several in (("models", names), ("cameras", [c.name for c in b.cameras]), ("maps", [f"{m.model}/{m.method}/{'mean' if m.head is None else m.head}" for m in b.maps])):
+        _need(len(set(several)) == len(several), f"{what} need different names, found {several[:12]}.")
     for camera in b.cameras: _need(type(camera.width) is int and type(camera.height) is int and min(camera.width, camera.height) > 0, f"pictures have a width and a height in pixels, found {camera.width!r} × {camera.height!r} for {camera.name!r}.")
     for camera in b.cameras: _need(camera.jpeg[:3] == b"\xff\xd8\xff", f"pictures are stored as JPEG, found other bytes for {camera.name!r}; pass PIL images instead.")
     for token in b.tokens: _need(token.role in ROLES and 0 <= token.start <= token.end <= len(_text(b, token.role)), f"tokens point into their question or answer, found {token}.")
@@ -242,13 +246,10 @@ def _text(b: AttentionBundle, role: str) -> str: return {"question": b.question,
 
 def _check_model(model: Model, b: AttentionBundle) -> None:
     "A model has its mean attention, whatever else was recorded of it."
+    _need(model.role in ("teacher", "student", "model"), f"the role of a model is teacher, student or model, found {str(model.role)[:40]!r} of {model.name!r}.")
+    _need(all(type(n) is int and n > 0 for n in (model.layers, model.heads)), f"{model.name!r} has a number of layers and of heads, found {str((model.layers, model.heads))[:60]}.")
     _need(any((m.model, m.method, m.head) == (model.name, "attention", None) for m in b.maps), f"every model of a bundle has a map of its attention, mean over heads, found none of {model.name!r}; record it, or leave the model out.")
     _need(all(type(r) is int and 0 <= r < len(b.tokens) for r in model.carried), f"rows that {model.name!r} cuts otherwise are places in the token table, found {model.carried}.")
-
-
-def _check_object(thing: SceneObject, pictures: int) -> None:
-    numbers = (*(thing.point or ()), *(thing.box or ()))
-    _need(0 <= thing.picture < pictures and bool(numbers) and all(0 <= x <= 1 for x in numbers), f"objects have a point or a box in fractions of an existing picture, found {thing}.")
 
 
 def _check_plan(plan: Plan, models: Mapping[str, Model]) -> None:
@@ -266,6 +267,7 @@ def _check_map(m: Map, models: Mapping[str, Model], tokens: int) -> None:
     what = f"{m.model}/{m.method}"
     _need(m.model in models, f"maps belong to a model of the bundle, found one of {m.model!r}.")
     model, shape = models[m.model], (len(m.layers), len(m.rows), len(models[m.model].geometry.picture))
+    _need(_whole(m.layers) and _whole(m.rows) and (m.head is None or type(m.head) is int), f"layers and rows of {what} are different whole numbers, found {str(m.layers)[:60]} and {str(m.rows)[:60]}.")
     _need(m.method in METHODS, f"a map's method is one of {', '.join(METHODS)}, found {m.method!r}.")
     _need(m.codes.dtype in (np.uint8, np.float16) and m.codes.shape == shape, f"codes of {what} must be uint8 or float16 of shape {shape} (layers, rows, vision tokens), found {m.codes.dtype} {m.codes.shape}.")
     _need(m.scale.dtype == np.float32 and m.scale.shape == shape[:2] and bool(np.isfinite(m.scale).all() and (m.scale >= 0).all()), f"{what} needs one finite scale per layer and row.")
@@ -276,6 +278,32 @@ def _check_map(m: Map, models: Mapping[str, Model], tokens: int) -> None:
     _need(m.codes.dtype == np.uint8 or bool(np.isfinite(m.codes).all() and (m.codes >= 0).all()), f"codes of {what} must be finite and not negative.")
     most = 0.0 if m.method == "gradient" else max((float(unpack(c, s).sum(-1).max(initial=0)) for c, s in zip(m.codes, m.scale, strict=True)), default=0.0)
     _need(most < 1 + WHOLE, f"a row of {what} is a part of one token's attention and sums to at most 1, found {most:.3g}; divide each row by its sum over all tokens, words too.")
+
+# %% ../../nbs/api/workbench/02_bundle.ipynb #16922125
+def _check_words(b: AttentionBundle) -> None:
+    "What is shown as text is text."
+    _need(isinstance(b.source, Mapping), f"the source of a bundle maps words to words, found {str(b.source)[:60]!r}.")
+    texts = [("question", b.question), ("answer", b.answer), *(("name of a camera", c.name) for c in b.cameras), *(("token", t.text) for t in b.tokens)]
+    texts += [(f"{k} of a model", getattr(m, k)) for m in b.models for k in ("name", "revision", "reply")] + [("capability of a model", m.capability or "") for m in b.models]
+    texts += [("capability of a plan", p.capability) for p in b.plans] + [("source", word) for pair in b.source.items() for word in pair]
+    for what, text in texts: _need(isinstance(text, str), f"words of a bundle are text, found {str(text)[:60]!r} as {what}.")
+
+
+def _whole(found: object) -> bool:
+    "Different whole numbers."
+    return isinstance(found, tuple) and all(type(x) is int for x in found) and len(set(found)) == len(found)
+
+
+def _check_object(thing: SceneObject, pictures: int) -> None:
+    "A point is two numbers, a box four that are not turned round; one of them is there."
+    placed = (thing.point is None or _fractions(thing.point, 2)) and (thing.box is None or _fractions(thing.box, 4) and thing.box[0] < thing.box[2] and thing.box[1] < thing.box[3])
+    _need(type(thing.picture) is int and 0 <= thing.picture < pictures and placed and (thing.point, thing.box) != (None, None),
+          f"objects have a point (x, y) or a box (left, top, right, bottom) in fractions of an existing picture, found {str(thing)[:200]}.")
+    _need(isinstance(thing.label, str), f"labels of objects are text, found {str(thing.label)[:60]!r}.")
+
+
+def _fractions(found: object, count: int) -> bool:
+    return isinstance(found, (tuple, list)) and len(found) == count and all(isinstance(x, Real) and type(x) is not bool and 0 <= x <= 1 for x in found)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #22b53586
 KIND = "drivekd attention bundle 1"
@@ -422,6 +450,16 @@ def _part(m: Map, layers: Sequence[int] | None, rows: dict[int, int]) -> Map:
     return replace(m, layers=tuple(m.layers[i] for i in l), rows=tuple(rows[m.rows[i]] for i in r), codes=cut(m.codes), scale=cut(m.scale), share=cut(m.share))
 
 
+def _check_picked(b: AttentionBundle, rows: Sequence[int] | None, layers: Mapping[str, Sequence[int]] | None, methods: Sequence[str]) -> None:
+    "Only what is there can be kept."
+    there = {name: {l for m in b.maps if m.model == name for l in m.layers} for name in (m.name for m in b.models)}
+    _need(all(r in range(len(b.tokens)) for r in rows or ()), f"rows are places in the token table, 0 to {len(b.tokens) - 1}, found {str(rows)[:60]}.")
+    for name, wanted in (layers or {}).items():
+        _need(name in there, f"layers are picked of {', '.join(there)}, found {str(name)[:40]!r}.")
+        _need({*wanted} <= there[name], f"the bundle holds layers {sorted(there[name])} of {name}, counted from 0, found {list(wanted)[:12]}.")
+    _need({*methods} <= {*METHODS}, f"methods are {', '.join(METHODS)}, found {str(methods)[:60]}.")
+
+
 def pick(
     b: AttentionBundle,
     rows: Sequence[int] | None = None,  # places in the token table; None: all
@@ -431,6 +469,7 @@ def pick(
     jpeg_width: int | None = None,  # pictures at most so wide
 ) -> AttentionBundle:
     "A smaller bundle."
+    _check_picked(b, rows, layers, methods)
     new = {old: i for i, old in enumerate(range(len(b.tokens)) if rows is None else rows)}
     kept = tuple(m for m in b.models if layers is None or m.name in layers)
     cut = (_part(m, layers and layers[m.model], new) for m in b.maps if m.model in {k.name for k in kept} and m.method in methods and (heads or m.head is None))
@@ -511,6 +550,12 @@ def _picture(given: Image.Image | np.ndarray | str | Path) -> Image.Image:
     return Image.fromarray(array)
 
 
+def _check_named(maps: Mapping, words: Sequence[str], roles: Mapping[str, str] | None) -> None:
+    "What is said of a model is said of one that has maps."
+    _need(all(isinstance(w, str) for w in words), "words of a bundle are text, found something else; decode the tokens first.")
+    for name, role in (roles or {}).items(): _need(name in maps and role in ("teacher", "student", "model"), f"roles are teacher, student or model of {', '.join(maps)}, found {str(role)[:40]!r} of {str(name)[:40]!r}.")
+
+
 def bundle_of(
     words: Sequence[str],  # of question and answer
     maps: Mapping[str, Mapping[int, np.ndarray]],  # model → layer (from 0) → [rows, vision tokens], or [heads, rows, vision tokens]; arrays or tensors
@@ -526,6 +571,7 @@ def bundle_of(
     store: str = "uint8",
 ) -> AttentionBundle:
     "A bundle from arrays of any model."
+    _check_named(maps, words, roles)
     tokens, question, answer = _tokens(words, len(words) if answer_from is None else answer_from)
     made, models, places = [], [], list(range(len(words)) if rows is None else rows)
     for name, by_layer in maps.items():

@@ -85,6 +85,13 @@ def _names(bundle: AttentionBundle, view: Mapping) -> tuple[str, str | None]:
     return view.get("a") or first, view.get("b") or next((n for n in (*students, *teachers) if n != first), None)
 
 
+def _partner(bundle: AttentionBundle, first: _Side, name: str, there: Sequence[int]) -> int:
+    "The second model's layer at the same relative depth as the first's last one."
+    of = {m.name: m.layers for m in bundle.models}
+    depth = (first.layers[-1] + 0.5) / of[first.model] * of[name] - 0.5
+    return min(there, key=lambda l: abs(l - depth))
+
+
 def _sides(bundle: AttentionBundle, view: Mapping) -> dict[str, _Side]:
     "The first and the second side, as far as the bundle has them by this method."
     plan, method, found = _plan(bundle, view), view.get("method") or "attention", {}
@@ -92,7 +99,8 @@ def _sides(bundle: AttentionBundle, view: Mapping) -> dict[str, _Side]:
     for side, name, planned in zip("ab", names, taught, strict=True):
         there = _recorded(bundle, name, method)
         if not there: continue
-        layers = tuple(view.get(f"layers{side.upper()}") or (planned if planned and set(planned) <= set(there) else there[-1:]))
+        default = (_partner(bundle, found["a"], name, there),) if "a" in found else there[-1:]
+        layers = tuple(view.get(f"layers{side.upper()}") or (planned if planned and set(planned) <= set(there) else default))
         head = view.get("head") if method == "attention" and set(layers) <= set(_recorded(bundle, name, method, view.get("head"))) else None
         found[side] = _Side(name, layers, method, head)
     return found
@@ -119,7 +127,7 @@ def checked_view(
     for side in "ab":
         if f"layers{side.upper()}" in view: _check_numbers(f"layers{side.upper()}", view[f"layers{side.upper()}"], _recorded(bundle, sides[side].model, method) if side in sides else range(max(m.layers for m in bundle.models)))
     if view.get("preset") and not any(_fits(p, view) for p in bundle.plans): raise BundleError(f"preset {view['preset']!r} compares no {view.get('a')!r} with {view.get('b')!r}; leave out the preset or the models.")
-    return dict(view)
+    return {k: v for k, v in view.items() if k != "mode" or _names(bundle, view)[1]}  # all modes but the first need a second model
 
 
 def _check_numbers(key: str, found: object, there: Sequence[int]) -> None:
@@ -292,7 +300,7 @@ def static(
 def _left(less: AttentionBundle, view: Mapping) -> dict:
     "What of a view a smaller bundle can still show: all of it, or its tokens."
     try: return checked_view(less, view)
-    except BundleError: return {k: v for k, v in view.items() if k in ("rows", "mode", "layout", "colours", "norm", *SWITCHES)}
+    except BundleError: return checked_view(less, {k: v for k, v in view.items() if k in ("rows", "mode", "layout", "colours", "norm", *SWITCHES)})
 
 
 AttentionExplorer.static = static
@@ -315,12 +323,19 @@ def _models(self: AttentionExplorer) -> list[str]:
     return [n for n in names if n in getattr(self.ablate, "models", names)]
 
 
+def _is_box(box: Sequence, pictures: int) -> bool:
+    "Picture, left, top, right, bottom."
+    picture, *edges = box
+    numbers = all(type(x) in (int, float) and 0 <= x <= 1 for x in edges)
+    return type(picture) is int and 0 <= picture < pictures and numbers and edges[0] < edges[2] and edges[1] < edges[3]
+
+
 def _asked(bundle: AttentionBundle, content: Mapping, models: Sequence[str]) -> tuple[str, dict[int, list[list[float]]]]:
     "Model and boxes of a message."
     good = content.get("kind") == "ablate" and content.get("model") in models and isinstance(content.get("boxes"), list)
     boxes: dict[int, list[list[float]]] = {}
     for box in content["boxes"] if good else ():
-        good = good and isinstance(box, list) and len(box) == 5 and box[0] in range(len(bundle.cameras)) and all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in box[1:])
+        good = good and isinstance(box, list) and len(box) == 5 and _is_box(box, len(bundle.cameras))
         if good: boxes.setdefault(box[0], []).append(box[1:])
     if not (good and boxes): raise BundleError(f"a message asks to ablate patches of a model that is there ({', '.join(models) or 'none'}), found something else.")
     return content["model"], boxes
@@ -336,9 +351,20 @@ def widget(self: AttentionExplorer) -> Any:
     return live
 
 
+def _staying(bundle: AttentionBundle, old: Mapping, new: Mapping) -> dict:
+    "What of a view stays, as in the browser: all that is not set anew, except the layers of other models or of another preset, or those that a method lacks."
+    gone = set()
+    if new.get("preset"): gone = {"a", "layersA", "layersB", "method", "head"} | (set() if any(_fits(p, {**new, "b": old.get("b")}) for p in bundle.plans) else {"b"})
+    elif new.get("a") or new.get("b"): gone = {"preset", "layersA", "layersB"}
+    kept = {k: v for k, v in old.items() if k not in gone}
+    sides = _sides(bundle, {**{k: v for k, v in kept.items() if not k.startswith("layers")}, **new})
+    lacking = {f"layers{s.upper()}" for s in "ab" if s in sides and not {*kept.get(f"layers{s.upper()}", ())} <= {*_recorded(bundle, sides[s].model, sides[s].method)}}
+    return {k: v for k, v in kept.items() if k not in lacking}
+
+
 def _keep(self: AttentionExplorer, view: Mapping) -> dict:
-    "Take over what the browser shows."
-    kept = checked_view(self.bundle, view)
+    "Take over what the browser shows, or show there what is set here."
+    kept = checked_view(self.bundle, {**_staying(self.bundle, self.view, view), **view})
     self.view = {k: v for k, v in kept.items() if v is not None}
     return kept
 

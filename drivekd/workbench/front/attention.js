@@ -152,13 +152,14 @@ function rectangles(cells, [nx, ny]) {
 const RADIUS = 0.06;  // half a side of a tag's box, in fractions; drawn as it is counted
 const boxOf = o => o.box || [o.point[0] - RADIUS, o.point[1] - RADIUS, o.point[0] + RADIUS, o.point[1] + RADIUS].map(x => Math.min(1, Math.max(0, x)));
 
-/** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less. */
+/** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less; one that holds as much counts half. */
 function grounding(inside, box, picture, draws = 300) {
   const w = box[2] - box[0], h = box[3] - box[1], mass = inside[picture](box), area = w * h / inside.length, draw = lottery(7);
   let less = 0, mean = 0;
   for (let i = 0; i < draws; i++) {
     const p = Math.floor(draw() * inside.length), x = draw() * (1 - w), y = draw() * (1 - h), other = inside[p]([x, y, x + w, y + h]);
-    less += other < mass; mean += other / draws;
+    const tie = Math.abs(other - mass) <= 1e-6 * Math.max(Math.abs(mass), Math.abs(other));  // sums of a table round
+    less += tie ? 0.5 : other < mass; mean += other / draws;
   }
   return {mass, area, lift: mass / area, random: mean, beats: less / draws};
 }
@@ -235,12 +236,12 @@ class AttentionView {
   }
   /** State from outside; Python has checked it against the bundle. What is absent stays, except the layers of other models. */
   accept(given) {
-    const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]], last = side => this.recorded(side).slice(-1);
+    const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]];
     for (const [side] of sides) if (this.looks.model(given[side])) s[side] = given[side];
-    if (!s.b) s.mode = "a";
     if (given.preset) this.applyPreset(given.preset, false, given.a);
     for (const key of KEPT) if (given[key] !== undefined && !["a", "b"].includes(key)) s[key] = given[key];
-    for (const [side, key] of sides) if (s[side] && !given[key] && (!given.preset && (given.a || given.b) || !s[key].every(l => this.recorded(side).includes(l)))) s[key] = last(side);
+    if (!s.b) s.mode = "a";
+    for (const [side, key] of sides) if (s[side] && !given[key] && (!given.preset && (given.a || given.b || given.layersA && !s.preset) || !s[key].every(l => this.recorded(side).includes(l)))) s[key] = side === "a" ? this.recorded("a").slice(-1) : this.recorded("b").length ? [this.partner(s.layersA.at(-1))] : [];
     const plan = s.method === "attention" && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
     s.step = plan ? plan.pairs.findIndex(([student, teachers]) => JSON.stringify([[student], teachers]) === shown) : -1;
     if (s.step < 0) Object.assign(s, {preset: null, step: 0});
@@ -355,9 +356,10 @@ class AttentionView {
     const u = this.ui, hasOverview = L.models.some(m => m.overview.some(Boolean));
     this.layersText = el("span", {class: "dk-layers"});
     this.ui.words = this.buildWords();
-    this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-describedby": "dk-readout"});
+    const id = `dk-readout-${Math.random().toString(36).slice(2)}`;  // a page may have several views, each from a module of its own
+    this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-describedby": id});
     this.stage = el("div", {class: "dk-stage"}, this.canvas);
-    this.readout = el("div", {class: "dk-readout"}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("span", {class: "dk-sunk"}); this.ablation = el("div");
+    this.readout = el("div", {class: "dk-readout", id}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("span", {class: "dk-sunk"}); this.ablation = el("div");
     this.box.body.replaceChildren(el("style", {}, LOOK),
       el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null, capabilities.length ? u.presets.node : null, this.layersText,
         el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
@@ -637,7 +639,7 @@ class AttentionView {
     });
     const old = this.scores.querySelector(".dk-scroll"), from = old ? old.scrollTop : 0;
     keepFocus(this.scores, () => this.scores.replaceChildren(el("h3", {}, `Grounding: is the gaze on the object? ${L.objects.length} objects`), el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"}, el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3, title: this.who(w)}, el("span", {class: "dk-name"}, this.who(w))))),
-      el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less"}, "beats")]))), el("tbody", {}, rows)))));
+      el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less; as much counts half"}, "beats")]))), el("tbody", {}, rows)))));
     this.scores.querySelector(".dk-scroll").scrollTop = from;
   }
   showList() {
@@ -670,7 +672,7 @@ class AttentionView {
       parts.push(`Patch of ${L.cameras[patch.picture].name} at ${percent(patch.x, 0)} across, ${percent(patch.y, 0)} down: ${cell.join(", ")}`);
     }
     const text = parts.join(". ") + ".";
-    this.readout.id = "dk-readout"; this.readout.textContent = text;
+    this.readout.textContent = text;
     this.canvas.setAttribute("aria-label", text);
     this.showAblation();
     if (this.hover.row == null && !this.hover.patch) this.box.say([text, ...sunk].join(" "));
@@ -696,7 +698,7 @@ class AttentionView {
     const ask = async () => {
       result.textContent = "asking\u2026";
       const reply = await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...m.boxes.subarray(4 * t, 4 * t + 4)])});
-      result.textContent = reply.error ? reply.error : `${reply.before.reply === reply.after.reply ? "Same answer" : `\u201c${reply.before.reply}\u201d becomes \u201c${reply.after.reply}\u201d`}; the true answer costs ${reply.before.loss.toFixed(3)} \u2192 ${reply.after.loss.toFixed(3)} nats per token.`;
+      result.textContent = reply.error ? reply.error : `${reply.before.reply === reply.after.reply ? "Same answer" : `\u201c${reply.before.reply}\u201d becomes \u201c${reply.after.reply}\u201d`}; the answer read along costs ${reply.before.loss.toFixed(3)} \u2192 ${reply.after.loss.toFixed(3)} nats per token.`;
     };
     this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), button(`Grey ${tokens.length > 1 ? `these ${tokens.length} patches` : "this patch"} and ask ${this.title(m)} again`, () => ask().catch(this.box.fail), {class: "dk-ablate"}), result);
   }
