@@ -456,7 +456,7 @@ def test_no_width_scrolls_sideways(opened, shipped, width):
 
 
 def partial(rows=3, words="a b c d e"):
-    return B.bundle_of(words.split(), {"m": {0: np.full((rows, 4), 0.25)}}, {"p": Image.new("RGB", (8, 8))}, answer_from=3)
+    return B.bundle_of(words.split(), {"m": {0: np.full((rows, 4), 0.25)}}, {"p": Image.new("RGB", (8, 8))}, rows=range(rows), answer_from=3)
 
 
 def test_maps_of_some_tokens_are_shown_as_far_as_they_go(opened):
