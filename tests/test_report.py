@@ -172,7 +172,7 @@ def test_report_file_appears_whole(tmp_path):
 # --- in a browser
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 390])
 def test_browser_draws_the_page_offline_without_errors_and_without_sideways_scrolling(browser, tmp_path, page, width):
     (tmp_path / "report.html").write_text(page)
     errors, requests = [], []
