@@ -18,7 +18,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..distill.capabilities import DRIVING
+from ..distill.capabilities import usual_order
 from .parameters import RunError
 from .privacy import replace_text
 from .report import Html, Section, facts, figure, note, table
@@ -51,9 +51,7 @@ def shown(
 
 def _capabilities(runs: Runs) -> list[str]:
     "Capabilities that were asked about, in the usual order."
-    asked = dict.fromkeys(line["capability"] for r in runs.ok for line in r.lines)
-    usual = [c.name for c in DRIVING]
-    return sorted(asked, key=lambda c: usual.index(c) if c in usual else len(usual))
+    return usual_order(line["capability"] for r in runs.ok for line in r.lines)
 
 
 def score_table(runs: Runs, what: str = "accuracy") -> Table:

@@ -145,9 +145,11 @@ def taught(
     limits = limits or {}
     if (folder / TAUGHT).exists(): return load_vlm(folder, device=device, **limits), json.loads((folder / TAUGHT).read_text())["seconds"]
     start, count = time.monotonic(), processes_of(processes, options.get("accumulation", 1))
-    if count > 1: _taught_together(count, folder, job_of(student, teachers, recipe, device, limits, options, count), plan)
-    vlm = load_vlm(folder if count > 1 else find(student), device=device, **limits)
-    if count == 1:
+    if count > 1:
+        _taught_together(count, folder, job_of(student, teachers, recipe, device, limits, options, count), plan)
+        vlm = load_vlm(folder, device=device, **limits)
+    else:
+        vlm = load_vlm(find(student), device=device, **limits)
         teach(vlm, teachers, recipe, plan, folder, device=device, **options)
         save_vlm(vlm, folder)
     seconds = time.monotonic() - start
