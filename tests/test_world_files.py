@@ -1,5 +1,6 @@
 "Worlds on disk: written by command or taken from a cache, complete or not at all."
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +52,13 @@ def test_a_world_is_made_once_for_the_same_options(tmp_path, monkeypatch):
     first = cached_world(tmp_path, 1, "test", size=(160, 90), progress=False)
     monkeypatch.setattr(world, "write_world", lambda *a, **k: pytest.fail("made twice"))
     assert cached_world(tmp_path, 1, "test", size=(160, 90), progress=False) == first
+
+
+def test_runs_that_start_together_write_the_world_they_share_once(tmp_path, monkeypatch):
+    written, write = [], world.write_world
+    monkeypatch.setattr(world, "write_world", lambda *a, **k: written.append(a) or write(*a, **k))
+    with ThreadPoolExecutor(4) as pool: paths = list(pool.map(lambda _: cached_world(tmp_path, 2, "test", size=(160, 90), progress=False), range(4)))
+    assert len(written) == 1 and len(set(paths)) == 1 and read_records(paths[0], verify_images=True)
 
 
 def test_other_options_or_other_code_are_another_world(monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from filelock import FileLock
 from tqdm.auto import tqdm
 from .cameras import CAMERAS
 from .questions import KINDS, Question, questions, reletter
@@ -171,10 +172,12 @@ def cached_world(
     seed: int = 0,  # seed of the world
     **options,  # of `write_world`: size, per_frame, variant, kinds, letters, progress
 ) -> Path:  # the JSON file
-    "A world from the cache, written first if it is not there."
+    "A world from the cache, written first if it is not there. Who asks for one that another process writes, waits for it."
     keyed = {k: v for k, v in options.items() if k != "progress"}
     folder = Path(cache) / f"{split}-{frames}-{world_key(frames=frames, split=split, seed=seed, **keyed)}"
-    return folder / f"{split}.json" if folder.exists() else write_world(folder, frames, split, seed, **options)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs of a sweep start together and ask for the same world
+        return folder / f"{split}.json" if folder.exists() else write_world(folder, frames, split, seed, **options)
 
 # %% ../../nbs/api/data/06_world.ipynb #1126b710
 def _size(text: str) -> tuple[int, int]:
