@@ -590,14 +590,15 @@ def _mark(draw: ImageDraw.ImageDraw, scene: Scene, v: View, x: int, y: int) -> N
 def grid_labels(
     scene: Scene,  # the scene that was rendered
     ids: np.ndarray,  # index into scene.things or -1 [h w]
-    grid: int = 8,  # cells along each side
-) -> np.ndarray:  # index into scene.things, -1 for none [grid grid]
+    rows: int = 8,  # of cells
+    columns: int = 8,
+) -> np.ndarray:  # index into scene.things, -1 for none [rows columns]
     "Which thing each cell shows: one that covers a quarter of it, or that has most of its pixels in it."
     h, w = ids.shape
-    cell = (np.arange(h) * grid // h)[:, None] * grid + (np.arange(w) * grid // w)[None]
+    cell = (np.arange(h) * rows // h)[:, None] * columns + (np.arange(w) * columns // w)[None]
     n = len(scene.things) + 1
-    counts = np.bincount((cell * n + ids + 1).ravel(), minlength=grid * grid * n).reshape(grid * grid, n)
+    counts = np.bincount((cell * n + ids + 1).ravel(), minlength=rows * columns * n).reshape(rows * columns, n)
     area, things = counts.sum(1), counts[:, 1:]
     eligible = (things >= .25 * area[:, None]) | (things > .5 * things.sum(0, keepdims=True).clip(1)) & (things > 0.04 * area[:, None])
     best = np.where(eligible, things, 0)
-    return np.where(best.max(1, initial=0) > 0, best.argmax(1) if n > 1 else -1, -1).reshape(grid, grid)
+    return np.where(best.max(1, initial=0) > 0, best.argmax(1) if n > 1 else -1, -1).reshape(rows, columns)

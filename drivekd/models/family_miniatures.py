@@ -23,7 +23,7 @@ from .miniature import SIZES, build_processor, miniature_config, random_model, t
 @dataclass(frozen=True)
 class Miniature:
     "How a family's miniature is made"
-    processor: Callable[[Iterable[str], int], ProcessorMixin] # texts and size of the vocabulary -> processor
+    processor: Callable[..., ProcessorMixin] # texts, size of the vocabulary and options -> processor
     config: Callable[[str, ProcessorMixin], PreTrainedConfig] # "teacher" or "student" and processor -> configuration
 
 def sizes(
@@ -74,15 +74,19 @@ def qwen_tokens(tokenizer: PreTrainedTokenizerFast) -> dict:
     return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()} | dict(tie_word_embeddings=True)
 
 # %% ../../nbs/api/models/01a_family_miniatures.ipynb #77231ea4
-def qwen2_5_vl_processor(texts: Iterable[str], vocab_size: int) -> Qwen2_5_VLProcessor:
-    "Qwen2.5-VL's own processor: 28 pixels a token, as the real one"
-    return Qwen2_5_VLProcessor(qwen_images(14), qwen_tokenizer(texts, vocab_size), chat_template=SYSTEM + QWEN_TEMPLATE)
+def qwen2_5_vl_processor(
+    texts: Iterable[str],
+    vocab_size: int,
+    patch: int = 14, # pixels, half of what a token sees each way; the real one has 14
+) -> Qwen2_5_VLProcessor:
+    "Qwen2.5-VL's own processor"
+    return Qwen2_5_VLProcessor(qwen_images(patch), qwen_tokenizer(texts, vocab_size), chat_template=SYSTEM + QWEN_TEMPLATE)
 
 def qwen2_5_vl_config(size: str, processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLConfig:
     "A decoder like Qwen2.5's and a tower whose first and last layer look through windows"
     half = sizes(size)["text"]["hidden_size"] // sizes(size)["text"]["num_attention_heads"] // 2
     rope = dict(rope_theta=1e6, mrope_section=[half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8])  # of 64 the real one has 16, 24, 24
-    vision = qwen_vision(size, 14) | dict(window_size=56, fullatt_block_indexes=[1])
+    vision = qwen_vision(size, processor.image_processor.patch_size) | dict(window_size=56, fullatt_block_indexes=[1])
     return Qwen2_5_VLConfig(text_config=qwen_text(size, processor.tokenizer, rope), vision_config=vision, **qwen_tokens(processor.tokenizer))
 
 # %% ../../nbs/api/models/01a_family_miniatures.ipynb #13cfb5ee
@@ -154,9 +158,10 @@ def miniature_vlm(
     size: str = "student", # or "teacher"
     seed: int = 0, # of the weights
     vocab_size: int = 1152,
+    **options, # of the family's processor
 ) -> VLM:
     "A family's miniature with random weights"
     if family not in MINIATURES: raise ValueError(f"A miniature's family must be one of {sorted(MINIATURES)}; found {family!r}.")
-    processor = MINIATURES[family].processor(texts, vocab_size)
+    processor = MINIATURES[family].processor(texts, vocab_size, **options)
     config = MINIATURES[family].config(size, processor)
     return VLM(random_model(config, processor.tokenizer, seed).eval(), processor, family_of(config.to_dict()), f"{family} miniature")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -45,6 +46,7 @@ class Lesson:
     cameras: list[int] # pictures shown
     ends: Tensor # [k], the token that ends each tag
     places: Tensor # [k, 2], where it points: x to the right, y downwards, fractions of the picture
+    size: tuple[int, int] # width and height of a picture in pixels
 
 def conversation(
     batcher: Batcher,
@@ -52,19 +54,20 @@ def conversation(
     cameras: Sequence[int],
     scene: int = 0,
     learn: Callable[[str], list[tuple[int, int]]] | None = None, # spans of an answer that count; None: all of it
+    size: tuple[int, int] = (TILE, TILE), # width and height of a picture in pixels
 ) -> Lesson:
     "Tokenise a conversation of several questions, as the batcher does"
     turns = [Turn(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair)]
     turns[0] = Turn("user", PLACEHOLDER * len(cameras) + turns[0].text)
     record = VQARecord("lesson", (), tuple(turns), None, (), "lesson", 0)
-    text, spans = batcher.text(record, [(TILE, TILE)] * len(cameras), prompt=False)
+    text, spans = batcher.text(record, [size] * len(cameras), prompt=False)
     if learn: spans = [(start + a, start + b) for start, end in spans for a, b in learn(text[start:end])]
     out = batcher.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = torch.tensor(out["input_ids"]), torch.tensor(out["offset_mapping"])
     tags = parse_tags(text)
     ends = [covered(offsets, [tag.span]).nonzero()[-1] for tag in tags]
     return Lesson(ids, ids.masked_fill(~covered(offsets, spans), -100), scene, list(cameras),
-                  torch.cat([ids.new_zeros(0), *ends]), torch.tensor([(tag.x, tag.y) for tag in tags]).view(-1, 2))
+                  torch.cat([ids.new_zeros(0), *ends]), torch.tensor([(tag.x, tag.y) for tag in tags]).view(-1, 2), size)
 
 
 def first_line(answer: str) -> list[tuple[int, int]]:
@@ -83,14 +86,17 @@ def after_tags(answer: str) -> list[tuple[int, int]]:
 def learned_logits(
     vlm: VLM,
     lessons: Sequence[Lesson],
-    features: Tensor, # [pictures of all lessons, 64, width]
+    features: Tensor, # [pictures of all lessons, tokens, width]
 ) -> tuple[Tensor, Tensor]: # [learned, vocabulary] and the right tokens [learned]
     "What the model expects where something is learned"
     tokenizer = vlm.processor.tokenizer
     ids = pad([l.input_ids for l in lessons], tokenizer.pad_token_id, "right")
     mask = pad([torch.ones_like(l.input_ids) for l in lessons], 0, "right")
     targets = pad([l.labels for l in lessons], -100, "right")[:, 1:]
-    hidden = vlm.model.model(use_cache=False, **vlm.family.seen(dict(input_ids=ids, attention_mask=mask), features)).last_hidden_state[:, :-1]
+    blank = vlm.family.picture_inputs(vlm.processor, Image.new("RGB", lessons[0].size))  # the shape of a picture; what it shows is in the features
+    inputs = vlm.family.batch_inputs(vlm.model.config, [[blank] * len(l.cameras) for l in lessons], ids, mask)
+    seen = vlm.family.seen(dict(input_ids=ids, attention_mask=mask) | inputs, features.flatten(0, 1))
+    hidden = vlm.model.model(use_cache=False, **seen).last_hidden_state[:, :-1]
     return vlm.model.get_output_embeddings()(hidden[targets >= 0]), targets[targets >= 0]
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #e29c4317
@@ -113,7 +119,7 @@ def _tag(camera: int, x: float, y: float, number: int = 1) -> str:
 def points(
     scene: dict,
     boxes: Sequence[dict], # things of this camera to be named
-    cells: np.ndarray, # [8, 8] of this camera
+    cells: np.ndarray, # [rows, columns] of this camera
     camera: int,
     rng: np.random.Generator,
     nones: int = 3, # empty points among them
@@ -123,7 +129,8 @@ def points(
     found = [(b["x"] + rng.uniform(-.15, .15) * b["w"], b["y"] + rng.uniform(-.15, .15) * b["h"], say(scene["things"][b["thing"]], b)) for b in boxes]
     empty = np.argwhere(cells < 0)
     drawn = empty[rng.integers(len(empty), size=nones)] if len(empty) else []  # a near bus may leave no empty cell
-    found += [((c + .02 + .96 * rng.random()) / 8, (r + .02 + .96 * rng.random()) / 8, "none") for r, c in drawn]
+    rows, columns = cells.shape
+    found += [((c + .02 + .96 * rng.random()) / columns, (r + .02 + .96 * rng.random()) / rows, "none") for r, c in drawn]
     return [(_tag(camera, *found[k][:2], i + 1), found[k][2]) for i, k in enumerate(rng.permutation(len(found)))]
 
 def lettered(options: Sequence[str]) -> str:
@@ -151,12 +158,12 @@ def plain_choice(
 # %% ../../nbs/api/study/02a_curriculum.ipynb #6ef5665f
 def place_shares(
     places: Tensor, # [k, 2] x and y, fractions of the picture
-    side: int = 8, # tokens along one side
-) -> Tensor: # [k, side²], each row sums to one
+    rows: int = 8, # of vision tokens
+    columns: int = 8,
+) -> Tensor: # [k, rows · columns], each row sums to one
     "How much of a point belongs to each vision token: bilinear between token centres"
-    at = (places * side - .5).clamp(0, side - 1)
-    across, down = (1 - (at[:, :, None] - torch.arange(side)).abs()).clamp(min=0).unbind(1)
-    return (down[:, :, None] * across[:, None]).flatten(1)
+    def along(at, tokens): return (1 - ((at * tokens - .5).clamp(0, tokens - 1)[:, None] - torch.arange(tokens)).abs()).clamp(min=0)
+    return (along(places[:, 1], rows)[:, :, None] * along(places[:, 0], columns)[:, None]).flatten(1)
 
 # %% ../../nbs/api/study/02a_curriculum.ipynb #22324927
 def looking_loss(
@@ -204,10 +211,10 @@ class Point:
     def lesson(self, n: int, c: int, rng: np.random.Generator) -> Lesson:
         "One picture's points, or up to three choices about different things"
         scene, boxes = self.pool.scenes[n], [self.boxes[n, c][i] for i in rng.permutation(len(self.boxes[n, c]))]
-        if rng.random() < self.plain: return conversation(self.batcher, [plain_choice(scene, b, c, rng, self.about) for b in boxes[:3]], [c], n)
+        if rng.random() < self.plain: return conversation(self.batcher, [plain_choice(scene, b, c, rng, self.about) for b in boxes[:3]], [c], n, size=self.pool.size)
         ask, say = (ASK_STATUS, _status) if rng.random() < self.statuses else (ASK, _say)
         asked = points(scene, boxes[:6], self.pool.cells[n, c], c, rng, say=say)
-        return conversation(self.batcher, [(ask, "\n".join(" ".join(pair) for pair in asked))], [c], n, after_tags)
+        return conversation(self.batcher, [(ask, "\n".join(" ".join(pair) for pair in asked))], [c], n, after_tags, self.pool.size)
 
     def loss(self, vlm: VLM, rng: np.random.Generator) -> Tensor:
         "Loss of one random batch of pictures that show something: words, looking, and places at 0.3"
@@ -225,7 +232,7 @@ class Point:
         sequence = torch.cat([torch.full_like(l.ends, i) for i, l in enumerate(lessons)])
         ends, places = torch.cat([l.ends for l in lessons]), torch.cat([l.places for l in lessons])
         columns = torch.stack([vlm.family.vision_mask(vlm.model.config, l.input_ids).nonzero()[:, 0] for l in lessons])[sequence]
-        looking = [looking_loss(layer, sequence, ends, columns, place_shares(places)) for layer in seen.values()]
+        looking = [looking_loss(layer, sequence, ends, columns, place_shares(places, *self.pool.cells.shape[2:])) for layer in seen.values()]
         at, end = (places * FINE).long().clamp(max=FINE - 1), F.rms_norm(states[sequence, ends], states.shape[-1:])
         return torch.stack(looking).mean(), sum(F.cross_entropy(head(end), at[:, i]) for i, head in enumerate(self.heads))
 
@@ -261,7 +268,7 @@ class Answer:
         self.batcher, self.features = Batcher(vlm), {}
         return vlm.family.language_model(vlm.model)
 
-    def seen(self, vlm: VLM, lessons: Sequence[Lesson]) -> Tensor: # [pictures, 64, width]
+    def seen(self, vlm: VLM, lessons: Sequence[Lesson]) -> Tensor: # [pictures, tokens, width]
         "Frozen vision tokens of all pictures, kept in half precision"
         pictures = [(l.scene, c) for l in lessons for c in l.cameras]
         if missing := sorted(set(pictures) - self.features.keys()):
@@ -279,7 +286,7 @@ class Answer:
         for _ in range(self.batch_size if alone or not six else max(1, self.batch_size // 3)):
             same = truths[rng.integers(len(truths))]
             n, q = same[rng.integers(len(same))]
-            drawn.append(conversation(self.batcher, [shuffled(q, rng)], q["cameras"][:1] if alone else q["cameras"], n, None if whole or not choice else first_line))
+            drawn.append(conversation(self.batcher, [shuffled(q, rng)], q["cameras"][:1] if alone else q["cameras"], n, None if whole or not choice else first_line, self.pool.size))
         return drawn
 
     def loss(self, vlm: VLM, rng: np.random.Generator) -> Tensor:
@@ -300,7 +307,7 @@ class Refine(Answer):
         super().modules(vlm)
         return vlm.model
 
-    def seen(self, vlm: VLM, lessons: Sequence[Lesson]) -> Tensor: # [pictures, 64, width]
+    def seen(self, vlm: VLM, lessons: Sequence[Lesson]) -> Tensor: # [pictures, tokens, width]
         "Vision tokens of all pictures, with their gradients"
         return image_features(vlm, np.concatenate([self.pool.pixels[l.scene, l.cameras] for l in lessons]))
 
@@ -317,7 +324,7 @@ def choice_accuracy(
     batcher, right = Batcher(vlm), 0
     for start in range(0, len(asked), batch_size):
         part = asked[start:start + batch_size]
-        lessons = [conversation(batcher, [(q["question"], f"Final: {q['options'][q['correct']]}\n{q['body']}")], q["cameras"], n, first_line) for n, q in part]
+        lessons = [conversation(batcher, [(q["question"], f"Final: {q['options'][q['correct']]}\n{q['body']}")], q["cameras"], n, first_line, pool.size) for n, q in part]
         with torch.no_grad():
             features = torch.cat([image_features(vlm, pool.pixels[l.scene, l.cameras]) for l in lessons])
             right += _all_right(vlm, lessons, features)
