@@ -19,6 +19,7 @@ from drivekd.data.render import view
 from drivekd.data.traffic import COLORS, KINDS, STEERING, VEHICLES, Thing, simulate
 from drivekd.distill.hooks import QueryKey
 from drivekd.models.batching import Batcher
+from drivekd.models.family_miniatures import miniature_vlm
 from drivekd.models.loading import VLM
 from drivekd.models.miniature import build_miniature
 from drivekd.study.curriculum import (
@@ -36,11 +37,11 @@ from drivekd.study.curriculum import (
     shuffled,
     teach,
     train,
+    world_texts,
 )
 from drivekd.study.seeing import (
     CELL,
     ENDS,
-    HALF,
     LIT,
     SIDES,
     STATUSES,
@@ -85,7 +86,37 @@ def options(text):
     return dict(re.findall(r"\b([A-D])\. (.*?)(?= [A-D]\. |$)", text))
 
 
+@pytest.fixture(scope="session")
+def wide_pool(): return collect("train", 3, size=(140, 84))
+
+
+@pytest.fixture(scope="session")
+def wide_student(wide_pool):
+    "A student of another family, which keeps a picture's shape."
+    vlm = miniature_vlm("qwen2_5_vl", world_texts(wide_pool), patch=CELL // 2)
+    vlm.family.scale(vlm.processor, 12_800)
+    return vlm
+
+
 # pools
+
+@pytest.mark.parametrize("size", [(112, 100), (126, 112)])
+def test_a_picture_has_an_even_number_of_cells_each_way(size):
+    with pytest.raises(ValueError, match="multiples of 28"): collect("train", 1, size=size)
+
+
+def test_pools_of_two_shapes_show_the_same_scenes_in_files_of_their_own(tmp_path, wide_pool):
+    square, wide = (collect("train", 3, folder=tmp_path, size=size) for size in ((112, 112), (140, 84)))
+    assert square.scenes == wide.scenes
+    assert len(list(tmp_path.iterdir())) == 4 and wide.size == (140, 84) and wide.cells.shape[2:] == (6, 10) and np.array_equal(wide.pixels, wide_pool.pixels)
+
+
+def test_a_student_of_another_family_learns_to_see_and_to_point(tmp_path, wide_pool, wide_student):
+    for task in (See(wide_pool, batch_size=4), Point(wide_pool, batch_size=2)):
+        before = state(wide_student.model)
+        train(wide_student, task, 2, tmp_path / type(task).__name__)
+        assert changed(before, state(wide_student.model))
+
 
 def test_a_pool_is_read_back_as_it_was_collected(tmp_path):
     made, read = collect("validation", 1, folder=tmp_path), collect("validation", 1, folder=tmp_path)
@@ -183,14 +214,17 @@ def test_a_pedestrian_cut_off_keeps_its_status():
     assert set(found["status"][:, 3]) == {STATUSES.index("standing")}
 
 
-def test_a_window_is_its_part_of_the_picture_and_changes_nothing(pool, labels, rng):
+@pytest.mark.parametrize("shape", ["square", "wide"])
+def test_a_window_is_its_part_of_the_picture_and_changes_nothing(shape, request, rng):
+    pool = request.getfixturevalue("pool" if shape == "square" else "wide_pool")
+    labels, (down, across) = dense_labels(pool), (side // 2 for side in pool.cells.shape[2:])
     before = {k: labels[k].copy() for k in TOKEN_HEADS}
     for n, c in showing(pool):
-        row, column = rng.integers(5, size=2)
+        row, column = rng.integers(down + 1), rng.integers(across + 1)
         pixels, found = window(pool, labels, n, c, row, column)
-        assert np.array_equal(pixels, pool.pixels[n, c][row * CELL:, column * CELL:][:HALF, :HALF])
+        assert np.array_equal(pixels, pool.pixels[n, c][row * CELL:, column * CELL:][:down * CELL, :across * CELL])
         for k in TOKEN_HEADS:
-            whole = labels[k][n, c][row:row + 4, column:column + 4]
+            whole = labels[k][n, c][row:row + down, column:column + across]
             assert ((found[k] == whole) | ((found[k] == -100) & (k in ("status", "side")))).all()
     assert all(np.array_equal(before[k], labels[k]) for k in before)
 
@@ -296,14 +330,14 @@ def test_a_conversation_without_tags_points_nowhere(student):
     assert lesson.ends.shape == (0,) and lesson.ends.dtype == torch.long and lesson.places.shape == (0, 2)
 
 
-@pytest.mark.parametrize("side", [4, 8])
-def test_a_point_belongs_to_the_tokens_around_it(side):
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (8, 8), (6, 10)])
+def test_a_point_belongs_to_the_tokens_around_it(rows, columns):
     places = torch.cat([torch.rand(40, 2), torch.tensor([[0., 0.], [1., 1.], [.5, 1.]])])
-    shares = place_shares(places, side).view(-1, side, side)
-    centre = (torch.arange(side) + .5) / side
+    shares = place_shares(places, rows, columns).view(-1, rows, columns)
+    across, down = ((torch.arange(n) + .5) / n for n in (columns, rows))
     assert (shares >= 0).all() and ((shares > 0).sum((1, 2)) <= 4).all() and torch.allclose(shares.sum((1, 2)), torch.ones(len(places)))
-    mean = torch.stack([(shares.sum(1) * centre).sum(1), (shares.sum(2) * centre).sum(1)], 1)
-    assert torch.allclose(mean, places.clamp(.5 / side, 1 - .5 / side), atol=1e-6)
+    mean, rim = torch.stack([(shares.sum(1) * across).sum(1), (shares.sum(2) * down).sum(1)], 1), torch.tensor([.5 / columns, .5 / rows])
+    assert torch.allclose(mean, places.clamp(rim, 1 - rim), atol=1e-6)
 
 
 def test_looking_is_the_cross_entropy_of_the_first_half_of_the_heads():
@@ -394,12 +428,14 @@ def test_questions_about_six_pictures_may_show_the_first_alone(pool, student, rn
 
 # lessons as the model reads them
 
-def test_a_lesson_is_tokenised_as_the_batcher_does(pool, student, tmp_path):
+@pytest.mark.parametrize("family", ["own", "another"])
+def test_a_lesson_is_tokenised_as_the_batcher_does(family, request, tmp_path):
+    pool, student = map(request.getfixturevalue, ("pool", "student") if family == "own" else ("wide_pool", "wide_student"))
     refs = [ImageRef(None, tmp_path / f"{c}.png") for c in range(2)]
     for c in range(2): Image.fromarray(pool.pixels[0, c]).save(refs[c].path)
     batcher, pairs = Batcher(student), [("Where?", "There.\nLeft."), ("What?", "A car.")]
     turns = tuple(Turn(*t) for t in (("user", "<image><image>Where?"), ("assistant", "There.\nLeft."), ("user", "What?"), ("assistant", "A car.")))
-    record, lesson = VQARecord("q", tuple(refs), turns, None, (), "drivekd", 0), conversation(batcher, pairs, [0, 1])
+    record, lesson = VQARecord("q", tuple(refs), turns, None, (), "drivekd", 0), conversation(batcher, pairs, [0, 1], size=pool.size)
     encoded = batcher.encode(record)
     assert torch.equal(lesson.input_ids, encoded.input_ids) and torch.equal(lesson.labels, encoded.labels)
     with torch.no_grad():  # and the tower sees the same pictures
