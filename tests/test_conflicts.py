@@ -193,15 +193,12 @@ def record():
 
 
 @pytest.fixture(scope="module")
-def tab(browser, record, tmp_path_factory):
+def tab(browser, watch, record, tmp_path_factory):
     "The explorer as a page in a browser without network; an error on its console fails the test that follows."
     path = tmp_path_factory.mktemp("page") / "conflicts.html"
     ConflictExplorer(record, FEW).to_html(path)
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.errors, page.asked = [], []
-    page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: page.errors.append(str(e)))
-    page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.wrong = watch(page, [])
     page.goto(path.as_uri())
     page.wait_for_selector(".dkc svg")
     page.view = lambda code: page.evaluate(f"(() => {{ const x = document.getElementById('dk-host').explorer; return {code}; }})()")
@@ -209,7 +206,7 @@ def tab(browser, record, tmp_path_factory):
 
 
 def test_the_page_opens_without_network_and_without_errors(tab):
-    assert tab.errors == [] and tab.asked == []
+    assert tab.wrong == []
     assert tab.locator(".dkc section").count() == 7
 
 

@@ -36,7 +36,7 @@ function agp(anchor, followers, order) {
 }
 const product = (g, a, b) => a.reduce((sum, x, i) => sum + x * dot(g[i], b), 0);
 /** Exact coordinates: `axis` along x, `a` spans the plane, `b` lies in it. */
-function coordinates(g, axis, a, b) {
+function plane(g, axis, a, b) {
   const length = Math.sqrt(Math.max(0, product(g, axis, axis))), xs = [a, b].map(v => length ? product(g, axis, v) / length : 0);
   const normal = minus(a, axis, length ? xs[0] / length : 0), height = Math.sqrt(Math.max(0, product(g, normal, normal)));
   return [[length, 0], ...[a, b].map((v, i) => [xs[i], height ? product(g, normal, v) / height : 0])];
@@ -212,7 +212,7 @@ class ConflictView {
     clear(this.meeting);
     const s = this.steps[this.state.at], move = s.moves[this.state.move];
     if (!move) { draw(this.meeting, "text", {x: 20, y: 40, class: "soft"}, "This step was not combined by AGP with one shared anchor."); this.said.textContent = this.exact.textContent = ""; return; }
-    let [axis, from, to] = coordinates(s.gram, move.target, move.before, move.after);
+    let [axis, from, to] = plane(s.gram, move.target, move.before, move.after);
     const times = size(axis) / (size(from) || 1), longer = times > 5 || times < .2;  // draw what would be a dot longer, and say so
     if (times > 5) [from, to] = [from, to].map(v => v.map(c => c * times)); else if (times < .2) axis = axis.map(c => c / times);
     const scale = Math.max(...[axis, from, to].map(size)) || 1, px = ([x, y]) => [230 + x / scale * 165, 240 - y / scale * 190], now = from.map((v, i) => v + (to[i] - v) * this.state.phase), o = px([0, 0]), ink = this.inkOf(move.who);
