@@ -205,8 +205,25 @@ def test_a_head_and_a_method_change_what_python_shows(shipped):
     assert shown[0] != shown[1] != shown[2] != shown[0]
 
 
-@pytest.mark.parametrize("at", [{"a": "student"}, {"a": "planning", "b": "planning", "layersA": [0], "layersB": [6]}], ids=str)
-def test_one_model_may_stand_on_both_sides(opened, shipped, at):
+@pytest.mark.parametrize(("at", "both"), [({"a": "student"}, ["student", "planning"]), ({"b": "student"}, ["planning", "student"]), ({"b": "planning"}, ["perception", "planning"]), ({"a": "reasoning"}, ["reasoning", "student"])], ids=str)
+def test_a_view_that_names_one_model_gets_another_beside_it(opened, shipped, at, both):
+    explorer = AttentionExplorer(shipped, at)
+    assert [said.split(",")[0].split(": ")[-1].replace(" teacher", "") for said in explorer.summary().split("pictures. ")[1].split("; ")] == [b.replace(" teacher", "") for b in both]
+    assert view(opened(explorer.page()), "[view.state.a, view.state.b]") == both
+
+
+def test_a_model_named_anew_leaves_the_side_where_it_stood(shipped):
+    explorer = AttentionExplorer(shipped, {"a": "planning", "b": "student"})
+    explorer._keep({"a": "student"})
+    assert explorer.view == {"a": "student"} and "planning teacher" in explorer.summary()
+
+
+def test_a_bundle_of_one_model_compares_it_with_nobody():
+    assert set(grids_of(partial(), {"a": "m"})) == {"a"}
+
+
+def test_one_model_may_stand_on_both_sides(opened, shipped):
+    at = {"a": "planning", "b": "planning", "layersA": [0], "layersB": [6]}
     explorer = AttentionExplorer(shipped, at)
     grids = grids_of(shipped, at)
     assert set(grids) == {"a", "b"} and explorer.picture(60).size[0] > 0 and explorer.summary().count(f"{at['a']}") >= 2
@@ -560,6 +577,24 @@ def test_labels_say_what_they_are_parts_of(opened, shipped):
     assert "in what is on the pictures" in tab.inner_text(".dk aside") and "parts of the whole row" in tab.inner_text(".dk aside") and view(tab, "view.ofRow()") == " of row"
     view(tab, "view.change({norm: 'pictures'}, true)")
     assert "parts of the whole row" not in tab.inner_text(".dk aside") and view(tab, "view.ofRow()") == ""
+
+
+def differ(one, other): return np.asarray(one).shape != np.asarray(other).shape or not np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize("more", [{"mode": "a"}, {"mode": "b"}, {"mode": "difference"}, {"layout": "top-down"}, {"colours": "cividis"}, {"norm": "row"}, {"objects": False}, {"sinks": True}, {"head": 3}, {"head": 3, "common": False}], ids=str)
+def test_a_still_picture_keeps_to_its_view(shipped, more):
+    at = {"preset": "planning", "rows": [len(shipped.tokens) - 3]}
+    plain = {**at, "head": 3} if "common" in more else at
+    assert differ(AttentionExplorer(shipped, plain).picture(80), AttentionExplorer(shipped, {**at, **more}).picture(80))
+
+
+def test_a_still_picture_of_a_difference_says_when_a_side_is_missing(shipped):
+    small = B.pick(shipped, methods=("attention", "rollout"))
+    lone = replace(small, maps=tuple(m for m in small.maps if not (m.model == "student" and m.method == "rollout")))
+    at = {"a": "planning", "b": "student", "method": "rollout"}
+    bare = AttentionExplorer(lone, {**at, "mode": "b"}).picture(80)
+    assert not differ(AttentionExplorer(lone, {**at, "mode": "difference"}).picture(80), bare) and differ(AttentionExplorer(lone, {**at, "mode": "a"}).picture(80), bare)
 
 
 def test_a_rollout_offers_no_layers_and_no_heads(opened, shipped):

@@ -207,10 +207,8 @@ const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method"
 class AttentionView {
   constructor(host, channel, bytes) {
     this.channel = channel; this.looks = new Looks(bytes); this.box = frame(host, "Attention explorer");
-    const students = this.looks.models.filter(m => m.role === "student"), teachers = this.looks.models.filter(m => m.role !== "student");
-    const own = teachers.find(m => m.capability === this.looks.source.capability) || teachers[0] || students[0];
-    const other = students.find(m => m !== own) || this.looks.models.find(m => m !== own) || null;
-    this.state = {a: own.name, b: other && other.name, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null, kept: [],
+    const own = this.beside(null, "a"), other = this.beside(own, "b");
+    this.state = {a: own, b: other, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null, kept: [],
       layout: "panorama", colours: "viridis", sinks: false, objects: true, common: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: other ? "kl" : "pictures", sort: "place", ascending: true};
     this.hover = {row: null, patch: null};
     this.pictures = []; this.scaled = []; this.scratch = [];
@@ -238,6 +236,7 @@ class AttentionView {
   accept(given) {
     const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]];
     for (const [side] of sides) if (this.looks.model(given[side])) s[side] = given[side];
+    if (s.a === s.b && !(given.a && given.b)) s[given.a ? "b" : "a"] = this.beside(s.a, given.a ? "b" : "a") || s.a;  // a view that names one gets another beside it
     if (given.preset) this.applyPreset(given.preset, false, given.a);
     for (const key of KEPT) if (given[key] !== undefined && !["a", "b"].includes(key)) s[key] = given[key];
     if (!s.b) s.mode = "a";
@@ -256,6 +255,12 @@ class AttentionView {
 
   // --- what there is
 
+  /** The model that stands on a side if the other has this one: teachers first on the one, those of the question's capability before the rest, students on the other. */
+  beside(name, side) {
+    const {models, source} = this.looks, last = m => 2 * ((m.role === "student") !== (side === "b")) + (m.role !== "student" && m.capability !== (source.capability ?? null));
+    const [found] = models.filter(m => m.name !== name).sort((x, y) => last(x) - last(y));
+    return found ? found.name : null;
+  }
   /** The token at which the answer begins, as far as it was recorded. */
   firstRow() {
     const there = ["a", "b"].filter(w => this.state[w]).flatMap(w => { const {model, method, head} = this.side(w), map = this.looks.map(model, method, head); return map ? map.rows : []; }).sort((x, y) => x - y);
