@@ -391,6 +391,18 @@ def test_curves_recommendations_and_losses_are_at_their_places(opened):
     assert "2–3" in tab.inner_text(".cols") and "holds +0.020 [+0.010, +0.030]" in tab.inner_text(".wide")
 
 
+def test_few_models_have_bands_many_have_none_until_they_are_asked_for(opened):
+    tab = opened({name: stored(name) for name in ("m", "n", "o")})
+    bands = lambda: tab.locator(".band").count()
+    seen = [bands()]
+    tab.keyboard.press("Tab"), tab.keyboard.press("m")
+    seen.append(bands())
+    tab.keyboard.press("b")
+    seen.append(bands())
+    tab.keyboard.press("b"), [tab.keyboard.press("m") for _ in range(3)]
+    assert seen == [0, len(tab.of("view.lines()")) // 3, 0] and bands() == len(tab.of("view.lines()")) > 0
+
+
 def test_a_missing_value_is_a_gap(opened):
     tab = opened({"m": stored()}, feature="hidden")
     [path] = tab.eval_on_selector_all(".curve", "lines => lines.map(l => l.getAttribute('d'))")
