@@ -96,7 +96,7 @@ def _one(teachers: Mapping[str, "VLM"], students: Mapping[str, "VLM"], question:
     bundle.write(path, limit)
     return bundle
 
-
+# %% ../../nbs/api/runs/09_recordings.ipynb #5a57e504
 ANSWERS = ("given", "generated")
 
 
