@@ -66,3 +66,15 @@ def browser():
         launched = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="session")
+def watch():
+    "Listens to a tab: what goes wrong in it, what it asks of a network, and a dialog that opens are added to a list."
+    def listen(tab, wrong: list) -> list:
+        tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        tab.on("pageerror", lambda e: wrong.append(str(e)))
+        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
+        tab.on("dialog", lambda d: (wrong.append("a dialog opened: foreign text was run"), d.dismiss()))
+        return wrong
+    return listen

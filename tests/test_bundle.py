@@ -236,7 +236,8 @@ def test_what_is_said_of_nobody_is_refused(options):
     with pytest.raises(B.BundleError): B.bundle_of(**{**asked, **options})
 
 
-@pytest.mark.parametrize("options", [{"rows": [99]}, {"layers": {"nobody": [0]}}, {"layers": {"big": [44]}}, {"methods": ["guess"]}], ids=str)
+@pytest.mark.parametrize("options", [{"rows": [99]}, {"layers": {"nobody": [0]}}, {"layers": {"big": [44]}}, {"methods": ["guess"]}, {"layers": {"big": 3}}, {"layers": {"big": [True]}}, {"layers": [2]},
+                                     {"rows": 3}, {"rows": [True]}, {"jpeg_width": 0}, {"jpeg_width": True}], ids=str)
 def test_what_is_not_there_cannot_be_picked(options):
     with pytest.raises(B.BundleError): B.pick(made(), **options)
 

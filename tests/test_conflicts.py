@@ -1,4 +1,6 @@
 "A recorded step, replayed: the same end as the trainer's, exact planes, honest words where there is no story."
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -191,15 +193,12 @@ def record():
 
 
 @pytest.fixture(scope="module")
-def tab(browser, record, tmp_path_factory):
+def tab(browser, watch, record, tmp_path_factory):
     "The explorer as a page in a browser without network; an error on its console fails the test that follows."
     path = tmp_path_factory.mktemp("page") / "conflicts.html"
     ConflictExplorer(record, FEW).to_html(path)
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.errors, page.asked = [], []
-    page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: page.errors.append(str(e)))
-    page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.wrong = watch(page, [])
     page.goto(path.as_uri())
     page.wait_for_selector(".dkc svg")
     page.view = lambda code: page.evaluate(f"(() => {{ const x = document.getElementById('dk-host').explorer; return {code}; }})()")
@@ -207,7 +206,7 @@ def tab(browser, record, tmp_path_factory):
 
 
 def test_the_page_opens_without_network_and_without_errors(tab):
-    assert tab.errors == [] and tab.asked == []
+    assert tab.wrong == []
     assert tab.locator(".dkc section").count() == 7
 
 
@@ -239,11 +238,31 @@ def test_a_gap_of_the_record_is_a_gap_of_the_curve_and_of_the_picture(tab, recor
 
 def test_enter_on_a_cell_or_on_a_meeting_keeps_the_focus_there(tab):
     focus = "document.activeElement.dataset.focus"
-    for place in ("merged with CE perception planning", "raw, as they come ce reasoning", "move 4"):
+    for place in ("merged with CE perception planning", "raw, as they come ce reasoning", "move ce + planning ce + perception"):
         tab.locator(f"[data-focus='{place}']").focus()
         tab.keyboard.press("Enter")
         assert tab.evaluate(focus) == place
-    assert tab.view("x.state.move") == 4 and tab.view("x.state.pair") == ["ce", "reasoning"]
+    assert tab.view("x.steps[x.state.at].moves[x.state.move]")["who"] == "ce + planning" and tab.view("x.state.pair") == ["ce", "reasoning"]
+
+
+def test_meetings_keep_their_places_and_the_chosen_one_while_steps_go_by(tab, record):
+    assert len({json.dumps(r["permutation"]) for r in record[:8]}) > 1
+    tab.view("x.go(0)"), tab.locator("[data-focus='move ce + planning ce + perception']").click()
+    seen = []
+    for _ in range(8):
+        seen.append((tab.locator(".moves button[data-focus^=move]").evaluate_all("all => all.map(b => b.dataset.focus)"), tab.get_attribute(".moves button[aria-pressed=true]", "data-focus")))
+        tab.keyboard.press("ArrowRight")
+    assert len(seen[0][0]) == 9 and all(s == seen[0] for s in seen) and seen[0][1] == "move ce + planning ce + perception"
+
+
+def test_a_page_opens_at_the_middle_recorded_step_and_says_what_a_method_counts(browser, record, tmp_path):
+    page = browser.new_page()
+    page.goto(ConflictExplorer(record, FEW).to_html(tmp_path / "x.html").as_uri())
+    page.wait_for_selector(".dkc svg")
+    assert f"Step {record[len(record) // 2]['step']}:" in page.inner_text(".live") and "AGP counts CE once for each capability, the plain sum once" in page.inner_text(".dkc")
+    columns = page.locator(".column").evaluate_all("both => both.map(c => c.lastElementChild.getBoundingClientRect().bottom)")
+    page.close()
+    assert columns[0] == pytest.approx(columns[1], abs=1)
 
 
 def test_teachers_are_compared_raw_and_merged_and_each_line_says_which_it_is(tab, record):

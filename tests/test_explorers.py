@@ -113,19 +113,16 @@ def test_an_ablation_reaches_the_model_and_comes_back(shipped):
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(browser, watch, tmp_path):
     "Opens HTML without a network; afterwards, nothing may have been asked for and nothing may have gone wrong."
-    errors, requests, contexts = [], [], []
+    wrong, contexts = [], []
 
     def go(html, width=1280, height=900):
         (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
         context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
         contexts.append(context)
         tab = context.new_page()
-        tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda e: errors.append(str(e)))
-        tab.on("request", lambda r: requests.append(r.url))
-        tab.on("dialog", lambda d: errors.append("a dialog opened: foreign text was run"))
+        watch(tab, wrong)
         tab.goto((tmp_path / "page.html").as_uri())
         tab.wait_for_selector("[data-ready=true]")
         tab.wait_for_function("(v => !v.state.b || v.distances)(document.querySelector('.dk').view)")
@@ -133,7 +130,7 @@ def opened(browser, tmp_path):
 
     yield go
     for context in contexts: context.close()
-    assert errors == [] and [r for r in requests if not r.startswith(("file:", "data:", "blob:"))] == []
+    assert wrong == []
 
 
 def view(tab, expression):
@@ -208,8 +205,25 @@ def test_a_head_and_a_method_change_what_python_shows(shipped):
     assert shown[0] != shown[1] != shown[2] != shown[0]
 
 
-@pytest.mark.parametrize("at", [{"a": "student"}, {"a": "planning", "b": "planning", "layersA": [0], "layersB": [6]}], ids=str)
-def test_one_model_may_stand_on_both_sides(opened, shipped, at):
+@pytest.mark.parametrize(("at", "both"), [({"a": "student"}, ["student", "planning"]), ({"b": "student"}, ["planning", "student"]), ({"b": "planning"}, ["perception", "planning"]), ({"a": "reasoning"}, ["reasoning", "student"])], ids=str)
+def test_a_view_that_names_one_model_gets_another_beside_it(opened, shipped, at, both):
+    explorer = AttentionExplorer(shipped, at)
+    assert [said.split(",")[0].split(": ")[-1].replace(" teacher", "") for said in explorer.summary().split("pictures. ")[1].split("; ")] == [b.replace(" teacher", "") for b in both]
+    assert view(opened(explorer.page()), "[view.state.a, view.state.b]") == both
+
+
+def test_a_model_named_anew_leaves_the_side_where_it_stood(shipped):
+    explorer = AttentionExplorer(shipped, {"a": "planning", "b": "student"})
+    explorer._keep({"a": "student"})
+    assert explorer.view == {"a": "student"} and "planning teacher" in explorer.summary()
+
+
+def test_a_bundle_of_one_model_compares_it_with_nobody():
+    assert set(grids_of(partial(), {"a": "m"})) == {"a"}
+
+
+def test_one_model_may_stand_on_both_sides(opened, shipped):
+    at = {"a": "planning", "b": "planning", "layersA": [0], "layersB": [6]}
     explorer = AttentionExplorer(shipped, at)
     grids = grids_of(shipped, at)
     assert set(grids) == {"a", "b"} and explorer.picture(60).size[0] > 0 and explorer.summary().count(f"{at['a']}") >= 2
@@ -554,8 +568,7 @@ def test_every_object_is_scored_and_named(opened):
     bundle = replace(known(), objects=tuple(things))
     tab = opened(AttentionExplorer(bundle, {"a": "coarse", "b": "fine", "mode": "all"}).page())
     assert tab.eval_on_selector_all("tr[data-object]", "rows => rows.length") == 30 and "30 objects" in tab.inner_text(".dk aside")
-    drawn = tab.evaluate("""() => { const v = document.querySelector('.dk').view, said = [], pen = v.canvas.getContext('2d'), write = pen.fillText;
-      pen.fillText = function (text, ...at) { said.push(text); write.call(this, text, ...at); }; v.draw(pen, v.shape.ratio); delete pen.fillText; return said; }""")
+    drawn = tab.evaluate(WRITTEN)
     assert {f"thing {i}" in drawn or str(i + 1) in drawn for i in range(30)} == {True} and "thing 0" in drawn
 
 
@@ -564,6 +577,24 @@ def test_labels_say_what_they_are_parts_of(opened, shipped):
     assert "in what is on the pictures" in tab.inner_text(".dk aside") and "parts of the whole row" in tab.inner_text(".dk aside") and view(tab, "view.ofRow()") == " of row"
     view(tab, "view.change({norm: 'pictures'}, true)")
     assert "parts of the whole row" not in tab.inner_text(".dk aside") and view(tab, "view.ofRow()") == ""
+
+
+def differ(one, other): return np.asarray(one).shape != np.asarray(other).shape or not np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize("more", [{"mode": "a"}, {"mode": "b"}, {"mode": "difference"}, {"layout": "top-down"}, {"colours": "cividis"}, {"norm": "row"}, {"objects": False}, {"sinks": True}, {"head": 3}, {"head": 3, "common": False}], ids=str)
+def test_a_still_picture_keeps_to_its_view(shipped, more):
+    at = {"preset": "planning", "rows": [len(shipped.tokens) - 3]}
+    plain = {**at, "head": 3} if "common" in more else at
+    assert differ(AttentionExplorer(shipped, plain).picture(80), AttentionExplorer(shipped, {**at, **more}).picture(80))
+
+
+def test_a_still_picture_of_a_difference_says_when_a_side_is_missing(shipped):
+    small = B.pick(shipped, methods=("attention", "rollout"))
+    lone = replace(small, maps=tuple(m for m in small.maps if not (m.model == "student" and m.method == "rollout")))
+    at = {"a": "planning", "b": "student", "method": "rollout"}
+    bare = AttentionExplorer(lone, {**at, "mode": "b"}).picture(80)
+    assert not differ(AttentionExplorer(lone, {**at, "mode": "difference"}).picture(80), bare) and differ(AttentionExplorer(lone, {**at, "mode": "a"}).picture(80), bare)
 
 
 def test_a_rollout_offers_no_layers_and_no_heads(opened, shipped):
@@ -720,3 +751,61 @@ def test_two_views_of_a_page_are_described_by_their_own_words(opened, shipped):
     tab = opened(AttentionExplorer(shipped).page().replace(P._BOOT, script))
     tab.wait_for_function("document.querySelectorAll('[data-ready=true]').length === 2")
     assert tab.evaluate("new Set([...document.querySelectorAll('canvas[aria-describedby]')].map(c => c.getAttribute('aria-describedby')).filter(i => document.getElementById(i))).size") == 2
+
+
+# --- what a reader sees and hears of it
+
+
+WRITTEN = """() => { const v = document.querySelector('.dk').view, said = [], pen = v.canvas.getContext('2d'), write = pen.fillText;
+  pen.fillText = function (text, ...at) { said.push(text); write.call(this, text, ...at); }; v.draw(pen, v.shape.ratio); delete pen.fillText; return said; }"""
+
+
+@pytest.mark.parametrize(("mode", "bars"), [("a", (True, False)), ("difference", (False, True)), ("all", (True, True))])
+def test_every_kind_of_map_that_is_shown_has_its_bar_of_colours(opened, shipped, mode, bars):
+    said = opened(AttentionExplorer(shipped, {"preset": "planning", "mode": mode}).page()).evaluate(WRITTEN)
+    assert tuple(any(words in text for text in said) for words in ("+ of the row, per", "difference, points of the row, per")) == bars
+
+
+def test_the_strength_of_the_colours_is_labelled(opened, shipped):
+    assert opened(AttentionExplorer(shipped).page()).inner_text("label:has(input[type=range])").strip() == "strength"
+
+
+def test_the_table_of_tokens_is_one_stop_of_the_tab_key(opened, shipped):
+    tab = opened(AttentionExplorer(shipped, {"preset": "planning"}).page())
+    stops = lambda: tab.eval_on_selector_all(".dk-distances [data-focus^=row]", "all => all.filter(b => b.tabIndex === 0).map(b => b.dataset.focus)")
+    assert stops() == ["row 0"]
+    tab.focus("[data-focus='row 0']")
+    for key, name in (("ArrowDown", "row 1"), ("ArrowDown", "row 2"), ("ArrowUp", "row 1"), ("End", f"row {len(shipped.tokens) - 1}"), ("Home", "row 0"), ("ArrowUp", "row 0"), ("ArrowDown", "row 1")):
+        tab.keyboard.press(key)
+        assert active(tab) == name and stops() == [name]
+    tab.keyboard.press("Enter")
+    assert view(tab, "view.state.rows") == [1]
+    tab.click("[data-focus='sort kl']")
+    assert stops() == ["row 1"]
+
+
+def test_a_long_reply_can_be_opened_and_stays_open(opened, shipped):
+    bundle = replace(shipped, models=tuple(replace(m, reply={"planning": "Brake.", "student": "Keep going. " * 40}.get(m.name, "")) for m in shipped.models))
+    tab = opened(AttentionExplorer(bundle, {"preset": "planning"}).page())
+    high = lambda: tab.eval_on_selector_all(".dk-replies bdi", "all => all.map(b => b.getBoundingClientRect().height)")
+    assert tab.eval_on_selector_all(".dk-replies details", "all => all.map(d => d.className)") == ["", "dk-long"]
+    short, closed = high()
+    tab.click(".dk-long summary"), tab.keyboard.press("c")
+    assert closed == short and high()[1] > 2 * short
+
+
+def test_what_is_measured_in_passing_leaves_the_state_as_it_was(opened, shipped):
+    tab = opened(AttentionExplorer(shipped, {"preset": "planning", "head": 2}).page())
+    tried = view(tab, "(() => { const was = view.state; try { view.assuming({norm: 'pictures', head: 0}, () => { throw new Error('stop'); }); } catch { } return [view.state === was, view.state.norm, view.state.head]; })()")
+    assert tried == [True, "row", 2]
+
+
+def test_a_kernel_that_does_not_answer_is_a_sentence_with_a_way_out(opened, shipped):
+    tab = opened(P.page("widget", P.front("attention"), shipped.to_bytes(), {}).replace(P._BOOT, """
+      fromBase64(document.getElementById("dk-data").textContent).then(bytes => {
+        const traits = {data: new DataView(bytes.buffer), options: {asks: true, patience: 0.2}, view: {preset: "planning"}};
+        explore(document.getElementById("dk-host"), widgetChannel({get: k => traits[k], set() {}, save_changes() {}, on() {}, send() {}}));
+      });"""))
+    tab.focus("canvas"), tab.keyboard.press("ArrowRight"), tab.click(".dk-ablate")
+    tab.wait_for_selector("text=no answer within 0.2 seconds")
+    assert "ask again" in tab.inner_text(".dk-result")

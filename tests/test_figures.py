@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from drivekd.data.jsonfiles import read_log
+from drivekd.study.rasters import resample
 from drivekd.workbench import figures as F
 
 CAPS = ("perception", "reasoning", "planning")
@@ -212,9 +213,9 @@ def test_figures_are_plain_figures():
 def test_resampling_keeps_the_mass_of_every_region():
     grid = np.random.default_rng(0).random((6, 9))
     for shape in ((6, 9), (12, 18), (5, 7), (1, 1)):
-        out = F.resample(grid, shape)
+        out = resample(grid, shape)
         assert out.shape == shape and np.isclose(out.sum(), grid.sum()) and (out >= 0).all()
-    assert np.allclose(F.resample(F.resample(grid, (12, 18)), (6, 9)), grid)
+    assert np.allclose(resample(resample(grid, (12, 18)), (6, 9)), grid)
 
 
 def test_one_bright_cell_lights_its_rectangle_and_nothing_else():
@@ -264,6 +265,26 @@ def test_one_camera_is_one_large_pane_and_missing_ones_stay_empty():
     assert two.shape[1] == 312 and tuple(two[40, 90]) == F._EMPTY  # front left was not given
 
 
+def test_cameras_stand_as_on_the_vehicle_where_that_is_asked_for():
+    images = {c: photo((40 * i, 0, 255 - 40 * i)) for i, c in enumerate(SIX)}
+    sheet = np.asarray(F.six_cameras(images, pane_width=64, how=F.Drawn(layout="top-down")))
+    assert sheet.shape[0] == 3 * 42 - 6 and tuple(sheet[2 * 42 + 33, 70 + 60]) == (40 * 4, 0, 255 - 40 * 4) and (sheet[42 + 33, 70 + 30] == 255).all()
+
+
+def test_a_title_that_is_too_long_goes_on_in_the_next_line():
+    images = {c: photo() for c in SIX}
+    low, high = (F.six_cameras(images, title=title, pane_width=64) for title in ("short", "a title of many words that no sheet of two hundred pixels can hold"))
+    assert high.width == low.width and high.height >= low.height + 40
+    word = np.asarray(F.six_cameras(images, title="w" * 24, pane_width=64))
+    assert (word[:30, -2:] == 255).all() and (word[:30] < 128).any()
+
+
+def test_parts_of_the_row_stay_what_they_are():
+    maps = {"CAM_FRONT": np.full((2, 2), 0.05)}
+    assert F.Drawn(of_row=True).of(maps)["CAM_FRONT"].sum() == pytest.approx(0.2) and F.Drawn().of(maps)["CAM_FRONT"].sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="attention maps must be"): F.Drawn(of_row=True).of({"CAM_FRONT": np.zeros((2, 2))})
+
+
 def test_pictures_of_other_data_sets_are_shown_too():
     assert F.six_cameras({"IMG_1": photo(), "IMG_2": photo()}, pane_width=50).size[0] == 106
 
@@ -289,7 +310,8 @@ def test_one_sink_does_not_darken_all_other_cells():
     assert F.common_scale({"CAM_FRONT": grid}) == 1
 
 
-def test_viridis_is_close_to_the_real_one():
+@pytest.mark.parametrize(("name", "far"), [("viridis", 7), ("cividis", 12)])
+def test_colours_are_close_to_the_real_ones(name, far):
     mpl = pytest.importorskip("matplotlib")
-    real = mpl.colormaps["viridis"](np.arange(256))[:, :3] * 255
-    assert np.abs(F.viridis(np.arange(256) / 255).astype(float) - real).max() < 7
+    real = mpl.colormaps[name](np.arange(256))[:, :3] * 255
+    assert np.abs(F.coloured(np.arange(256) / 255, name).astype(float) - real).max() < far

@@ -362,7 +362,7 @@ def test_the_picture_leaves_a_gap_where_a_layer_has_no_value_and_gives_a_capabil
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(browser, watch, tmp_path):
     "Opens an explorer's page without a network; afterwards nothing may have been asked for and nothing may have gone wrong."
     wrong, contexts = [], []
 
@@ -370,10 +370,7 @@ def opened(browser, tmp_path):
         context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
         contexts.append(context)
         tab = context.new_page()
-        tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda e: wrong.append(str(e)))
-        tab.on("dialog", lambda d: wrong.append("a dialog opened: foreign text was run"))
-        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
+        watch(tab, wrong)
         tab.goto(PrestudyExplorer(studies, **view).to_html(tmp_path / "page.html").as_uri())
         tab.wait_for_selector("[data-ready=true]")
         tab.of = lambda code: tab.evaluate(f"(() => {{ const view = document.querySelector('.dk').view; return {code}; }})()")
@@ -392,6 +389,18 @@ def test_curves_recommendations_and_losses_are_at_their_places(opened):
     assert bar == pytest.approx(tab.of("view.at(3, 0)")[0], abs=.1)
     assert NAME in tab.inner_text("body") and tab.locator("img[src=x]").count() == 0
     assert "2–3" in tab.inner_text(".cols") and "holds +0.020 [+0.010, +0.030]" in tab.inner_text(".wide")
+
+
+def test_few_models_have_bands_many_have_none_until_they_are_asked_for(opened):
+    tab = opened({name: stored(name) for name in ("m", "n", "o")})
+    bands = lambda: tab.locator(".band").count()
+    seen = [bands()]
+    tab.keyboard.press("Tab"), tab.keyboard.press("m")
+    seen.append(bands())
+    tab.keyboard.press("b")
+    seen.append(bands())
+    tab.keyboard.press("b"), [tab.keyboard.press("m") for _ in range(3)]
+    assert seen == [0, len(tab.of("view.lines()")) // 3, 0] and bands() == len(tab.of("view.lines()")) > 0
 
 
 def test_a_missing_value_is_a_gap(opened):

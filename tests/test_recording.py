@@ -95,6 +95,10 @@ WRONG = {
     "no row": (dict(rows=[]), "different places"),
     "a method that is not there": (dict(methods=("atention",)), "found 'atention'"),
     "a store that is not there": (dict(store="int3"), "found 'int3'"),
+    "a layer without a list": (dict(layers={"student": 3}), "list of whole numbers, counted from 0, found 3"),
+    "a truth instead of a layer": (dict(layers={"student": [True]}), "found \\[True\\]"),
+    "single heads of a truth": (dict(head_layers={"student": [True]}), "found \\[True\\]"),
+    "a picture without width": (dict(picture_width=0), "at least 1 pixel wide, found 0"),
 }
 
 
@@ -139,6 +143,12 @@ def test_masking_paints_only_the_boxes_and_leaves_the_files_alone(question, tmp_
     w, h = before.size
     differs = (np.asarray(before) != np.asarray(after)).any(2)
     assert differs[h // 2:, w // 4:w // 2].mean() > 0.9 and not differs[:h // 2].any() and not differs[:, w // 2:].any() and np.array_equal(changed, np.asarray(before))
+
+
+@pytest.mark.parametrize("index", [9, -1, True, "0"])
+def test_a_picture_that_is_not_there_is_refused_before_a_model_is_asked(question, index):
+    asking = R.ablation({"student": None}, question)  # asking it would fail
+    with pytest.raises(BundleError, match="counted from 0 to 0, found boxes of picture"): asking("student", {index: [[0, 0, 0.5, 0.5]]})
 
 
 def test_recipe_layers_are_those_of_the_loss():

@@ -352,19 +352,16 @@ def test_the_kernel_gives_pictures_by_number_only(quiz):
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(browser, watch, tmp_path):
     "Opens HTML without a network; afterwards, nothing may have been asked for and nothing may have gone wrong."
-    errors, contexts = [], []
+    wrong, contexts = [], []
 
     def go(html, width=1280):
         (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
         contexts.append(context)
         tab = context.new_page()
-        tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda e: errors.append(str(e)))
-        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else errors.append(r.url))
-        tab.on("dialog", lambda d: (errors.append("a dialog opened: foreign text was run"), d.dismiss()))
+        watch(tab, wrong)
         tab.goto((tmp_path / "page.html").as_uri())
         tab.wait_for_selector("[data-ready=true]", timeout=10_000)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -372,7 +369,7 @@ def opened(browser, tmp_path):
 
     yield go
     for context in contexts: context.close()
-    assert errors == []
+    assert wrong == []
 
 
 def with_kernel(view, data, replies):

@@ -31,8 +31,9 @@ from ..models.loading import VLM, load_vlm
 from .parameters import RunError, read_yaml, refusals
 from .runner import project_root
 from ..study.benchmark import Row, answer_losses, evaluate, is_closed
-from ..study.gaze import gaze, marks, misplaced, picture_names
+from ..study.gaze import gaze, marks, picture_names
 from ..study.heldout import pick, split_frames
+from ..study.rasters import misplaced
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #2b6d4036
 def find(path: str) -> str:

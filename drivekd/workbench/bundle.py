@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['STORES', 'ROLES', 'METHODS', 'WHOLE', 'KIND', 'READ_LIMIT', 'LIMIT', 'BundleError', 'pack', 'unpack', 'Token',
            'Camera', 'SceneObject', 'Geometry', 'square_grids', 'Model', 'Map', 'Plan', 'plans_of', 'AttentionBundle',
-           'from_bytes', 'read', 'sizes', 'expected_bytes', 'refuse_above', 'write', 'pick', 'as_camera', 'as_image',
-           'packed', 'bundle_of']
+           'from_bytes', 'read', 'sizes', 'expected_bytes', 'refuse_above', 'write', 'whole_numbers', 'pick',
+           'check_width', 'as_camera', 'as_image', 'packed', 'bundle_of']
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #53fe8dd6
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -450,13 +450,19 @@ def _part(m: Map, layers: Sequence[int] | None, rows: dict[int, int]) -> Map:
     return replace(m, layers=tuple(m.layers[i] for i in l), rows=tuple(rows[m.rows[i]] for i in r), codes=cut(m.codes), scale=cut(m.scale), share=cut(m.share))
 
 
+def whole_numbers(found: object) -> bool:
+    "A collection of whole numbers; True and False are none."
+    return isinstance(found, Collection) and not isinstance(found, (str, bytes)) and all(isinstance(x, Integral) and not isinstance(x, bool) for x in found)
+
+
 def _check_picked(b: AttentionBundle, rows: Sequence[int] | None, layers: Mapping[str, Sequence[int]] | None, methods: Sequence[str]) -> None:
     "Only what is there can be kept."
     there = {name: {l for m in b.maps if m.model == name for l in m.layers} for name in (m.name for m in b.models)}
-    _need(all(r in range(len(b.tokens)) for r in rows or ()), f"rows are places in the token table, 0 to {len(b.tokens) - 1}, found {str(rows)[:60]}.")
+    _need(rows is None or whole_numbers(rows) and all(0 <= r < len(b.tokens) for r in rows), f"rows are places in the token table, a list of 0 to {len(b.tokens) - 1}, found {str(rows)[:60]}.")
+    _need(isinstance(layers or {}, Mapping), f"layers are picked by model, {{{next(iter(there))!r}: [0]}}, found {str(layers)[:60]}.")
     for name, wanted in (layers or {}).items():
         _need(name in there, f"layers are picked of {', '.join(there)}, found {str(name)[:40]!r}.")
-        _need({*wanted} <= there[name], f"the bundle holds layers {sorted(there[name])} of {name}, counted from 0, found {list(wanted)[:12]}.")
+        _need(whole_numbers(wanted) and {*wanted} <= there[name], f"the bundle holds layers {sorted(there[name])} of {name}, counted from 0 and named in a list, found {str(wanted)[:60]}.")
     _need({*methods} <= {*METHODS}, f"methods are {', '.join(METHODS)}, found {str(methods)[:60]}.")
 
 
@@ -480,6 +486,11 @@ def pick(
     return replace(b, tokens=tuple(b.tokens[i] for i in new), models=models, maps=tuple(m for m in maps if m.model in there), plans=tuple(p for p in b.plans if _has(p, there)), cameras=cameras)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #a8538d6a
+def check_width(width: object) -> None:
+    "Pixels of a picture, or a sentence."
+    _need(type(width) is int and width > 0, f"a picture is at least 1 pixel wide, found {width!r}; 800 is usual.")
+
+
 def as_camera(
     name: str,
     picture: Image.Image,
@@ -487,6 +498,7 @@ def as_camera(
     quality: int = 80,
 ) -> Camera:
     "A picture as JPEG."
+    check_width(width)
     small = ImageOps.contain(picture.convert("RGB"), (width, 10 * width)) if picture.width > width else picture.convert("RGB")
     out = io.BytesIO()
     small.save(out, "JPEG", quality=quality, optimize=True)

@@ -77,7 +77,7 @@ class ConflictExplorer(Live):
         self,
         rows: Sequence[Mapping],  # telemetry of a run, from `data.jsonfiles.read_log`
         methods: Sequence[str] = METHODS,  # to compare with, as a recipe's `conflict`
-        step: int | None = None,  # shown first; None: the first
+        step: int | None = None,  # shown first; None: the middle one
         pair: Sequence[str] | None = None,  # of terms; None: CE and the first capability
     ):
         self.record = conflict_record(rows, methods)
@@ -86,7 +86,7 @@ class ConflictExplorer(Live):
     def _checked(self, view: Mapping) -> dict:
         "A view that the record can show, or a sentence."
         steps, terms = [s["step"] for s in self.record["steps"]], self.record["terms"]
-        step, pair = steps[0] if view.get("step") is None else view["step"], view.get("pair") or terms[:2]
+        step, pair = steps[len(steps) // 2] if view.get("step") is None else view["step"], view.get("pair") or terms[:2]
         if step not in steps: raise ValueError(f"The record has no step {step!r}; it has {len(steps)} steps from {steps[0]} to {steps[-1]}, see .record.")
         if len(set(pair)) != 2 or not set(pair) <= set(terms): raise ValueError(f"The record has no pair {tuple(pair)}; choose two of {', '.join(terms)}.")
         return {"step": step, "pair": list(pair)}

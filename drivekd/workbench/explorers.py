@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..study.rasters import parts
 from .bundle import AttentionBundle, BundleError, Geometry, Plan, as_image, pick, read
-from .figures import attention_shares, six_cameras, teacher_student
+from .figures import Drawn, attention_shares, common_grid, common_scale, difference, six_cameras, teacher_student
 from .live import PAGE_LIMIT, STATIC_LIMIT, Answer, Live, save_page, small_enough
 from .pages import Static, front, page
 
@@ -37,13 +38,6 @@ def common_sides(
     return side(1), side(0)
 
 
-def _overlap(low: np.ndarray, high: np.ndarray, cells: int) -> np.ndarray:
-    "Part of each interval inside each of `cells` equal cells [v cells]."
-    edges = np.arange(cells) / cells
-    inside = np.minimum(high[:, None], edges + 1 / cells) - np.maximum(low[:, None], edges)
-    return np.clip(inside, 0, None) / (high - low)[:, None]
-
-
 def on_canvas(
     values: np.ndarray,  # mass per vision token [v]
     geometry: Geometry,
@@ -54,7 +48,7 @@ def on_canvas(
     for p, (rows, columns) in enumerate(sides):
         own = (geometry.picture == p) & (geometry.boxes[:, 2:] > geometry.boxes[:, :2]).all(1)
         left, top, right, bottom = geometry.boxes[own].astype(float).T
-        rasters.append(_overlap(top, bottom, rows).T @ (values[own, None] * _overlap(left, right, columns)))
+        rasters.append(parts(top, bottom, rows).T @ (values[own, None] * parts(left, right, columns)))
     return rasters
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #8e68e6bb
@@ -79,10 +73,12 @@ def _plan(bundle: AttentionBundle, view: Mapping) -> Plan | None:
 
 
 def _names(bundle: AttentionBundle, view: Mapping) -> tuple[str, str | None]:
-    "Models of a view without a plan: a teacher, if there is one, and a student."
-    teachers, students = [m.name for m in bundle.models if m.role != "student"], [m.name for m in bundle.models if m.role == "student"]
-    first = (teachers or students)[0]
-    return view.get("a") or first, view.get("b") or next((n for n in (*students, *teachers) if n != first), None)
+    "Models of a view without a plan: a teacher, if there is one, and a student; a view that names one gets another one beside it."
+    students = [m.name for m in bundle.models if m.role == "student"]
+    teachers = sorted((m for m in bundle.models if m.role != "student"), key=lambda m: m.capability != bundle.source.get("capability"))
+    named = [m.name for m in teachers]
+    first = view.get("a") or next((n for n in (*named, *students) if n != view.get("b")), bundle.models[0].name)
+    return first, view.get("b") or next((n for n in (*students, *named) if n != first), None)
 
 
 def _partner(bundle: AttentionBundle, first: _Side, name: str, there: Sequence[int]) -> int:
@@ -229,19 +225,38 @@ def summary_of(
             + f". Question: {bundle.question[:200]} Answer: {bundle.answer[:200]}")
 
 
+def _top(bundle: AttentionBundle, view: Mapping, grids: Mapping[str, Mapping[str, np.ndarray]], how: Drawn) -> float | None:
+    "The value of full colour: of both sides, or of the strongest head where all heads share one scale."
+    if view.get("head") is None or not view.get("common", True): return common_scale(*map(how.of, grids.values()))
+    views = [{**view, "head": h} for h in sorted({m.head for m in bundle.maps if m.head is not None})]
+    found = [grids_of(bundle, v).get(side) for v in views for side, look in _sides(bundle, v).items() if look.head is not None]
+    return max((common_scale(how.of(g)) for g in found if _looks(g)), default=None)
+
+
+_SHOWN = {"a": "a", "b": "b", "difference": "ab", "all": "ab"}  # mode → sides
+
+
 def picture_of(
     bundle: AttentionBundle,
     view: Mapping | None = None,
     pane_width: int = 220,  # pixels
 ) -> Image.Image:
-    "A view as a picture: one model, or two and their difference."
-    grids, photos, sides = {side: g for side, g in grids_of(bundle, view).items() if _looks(g)}, {c.name: as_image(c) for c in bundle.cameras}, _sides(bundle, view or {})
-    at, titles = _tokens_named(bundle, _rows(bundle, view or {})), {side: _caption(bundle, sides[side]) for side in grids}
-    marks = {c.name: [(*o.point, o.label) for o in bundle.objects if o.picture == i and o.point] for i, c in enumerate(bundle.cameras)}
-    if not grids: return six_cameras(photos, None, f"{at[0].upper()}{at[1:]}: not recorded, or nothing on the pictures", tags=marks, pane_width=pane_width)
-    first, *others = grids
-    if not others: return six_cameras(photos, grids[first], f"{titles[first]}, {at}", tags=marks, pane_width=pane_width)
-    return teacher_student(photos, grids[first], {titles[n]: grids[n] for n in others}, f"{titles[first]}, {at}", marks, pane_width)
+    "A view as a picture: one model, two and their difference, or the difference alone."
+    view = view or {}
+    if type(pane_width) is not int or pane_width < 1: raise BundleError(f"`pane_width` must be at least 1 pixel, found {pane_width!r}; 220 is usual.")
+    how = Drawn(view.get("colours", "viridis"), view.get("layout", "panorama"), view.get("norm") == "row" and view.get("method") != "gradient")
+    mode, photos, sides = view.get("mode", "all"), {c.name: as_image(c) for c in bundle.cameras}, _sides(bundle, view)
+    both = {side: g for side, g in grids_of(bundle, view).items() if _looks(g)}
+    grids = {side: both[side] for side in _SHOWN[mode] if side in both}
+    at, titles = _tokens_named(bundle, _rows(bundle, view)), {side: _caption(bundle, sides[side]) for side in grids}
+    marks = {c.name: [(*o.point, o.label) for o in bundle.objects if o.picture == i and o.point] for i, c in enumerate(bundle.cameras)} if view.get("objects", True) else {}
+    if not grids or mode == "difference" and len(grids) < 2:
+        return six_cameras(photos, None, f"{at[0].upper()}{at[1:]}: not recorded, or nothing on the pictures", tags=marks, pane_width=pane_width, how=how)
+    top, (first, *others) = _top(bundle, view, both, how), grids
+    title = f"{titles[first]}, {at}"
+    if not others: return six_cameras(photos, grids[first], title, top, marks, pane_width, how=how)
+    if mode == "difference": return difference(photos, *common_grid(*grids.values(), how=how), f"{titles['b']} minus {title}", pane_width, how)
+    return teacher_student(photos, grids[first], {titles[n]: grids[n] for n in others}, title, marks, pane_width, top, how)
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #2cac0578
 class AttentionExplorer(Live):
@@ -356,6 +371,8 @@ def _staying(bundle: AttentionBundle, old: Mapping, new: Mapping) -> dict:
     gone = set()
     if new.get("preset"): gone = {"a", "layersA", "layersB", "method", "head"} | (set() if any(_fits(p, {**new, "b": old.get("b")}) for p in bundle.plans) else {"b"})
     elif new.get("a") or new.get("b"): gone = {"preset", "layersA", "layersB"}
+    for side, other in (("a", "b"), ("b", "a")):
+        if new.get(side) and new[side] == old.get(other): gone |= {other}  # named anew on one side: the other looks for another model
     kept = {k: v for k, v in old.items() if k not in gone}
     sides = _sides(bundle, {**{k: v for k, v in kept.items() if not k.startswith("layers")}, **new})
     lacking = {f"layers{s.upper()}" for s in "ab" if s in sides and not {*kept.get(f"layers{s.upper()}", ())} <= {*_recorded(bundle, sides[s].model, sides[s].method)}}

@@ -29,8 +29,8 @@ from ..data.render import look
 from ..data.traffic import simulate
 from ..data.world import as_record, image_path, scenario_seed
 from ..distill.capabilities import Recipe, make_recipe, signal_layers
-from .bundle import (LIMIT, METHODS, STORES, AttentionBundle, BundleError, Geometry, Map, Model, SceneObject, Token, as_camera, expected_bytes, packed, plans_of,
-                                      refuse_above)
+from .bundle import (LIMIT, METHODS, STORES, AttentionBundle, BundleError, Geometry, Map, Model, SceneObject, Token, as_camera, check_width, expected_bytes, packed, plans_of,
+                                      refuse_above, whole_numbers)
 
 if TYPE_CHECKING:  # this room imports without torch; models are looked at by functions that need them anyway
     from drivekd.models.batching import Batch, Batcher, Encoded
@@ -271,6 +271,7 @@ def _check_asked(teachers: Mapping, students: Mapping, question: VQARecord, meth
 def _check_layers(name: str, stack: int | Sequence[str], layers: Sequence[int] | None, recipe: Recipe) -> None:
     "Layers that a model has and that look at pictures."
     there = list(range(stack)) if isinstance(stack, int) else [l for l, kind in enumerate(stack) if kind == "cross"]
+    _refuse(layers is not None and not whole_numbers(layers), f"layers of {name!r} are a list of whole numbers, counted from 0, found {str(layers)[:60]}; write [{there[0]}].")
     wrong = [l for l in layers or () if l not in there]
     _refuse(bool(wrong), f"layers of {name!r} that look at pictures are {there[0]} … {there[-1]}{'' if isinstance(stack, int) else f' ({there})'}, counted from 0, found {wrong[0] if wrong else 0!r}; name some of these.")
     _refuse(layers is not None and not len(layers), f"at least one layer of {name!r} is recorded, found none; name some, or leave the model out of `layers`.")
@@ -315,6 +316,7 @@ def record(
     from drivekd.distill.hooks import decoder_layers
     from drivekd.models.batching import Batcher
 
+    check_width(picture_width)
     vlms, recipe = {**teachers, **students}, make_recipe(recipe)
     _check_asked(teachers, students, question, methods, store, (*(layers or {}), *(head_layers or {})))
     stacks = {name: decoder_layers(vlm) for name, vlm in vlms.items()}
@@ -398,6 +400,8 @@ def masked(
 ) -> VQARecord:
     "The same question about pictures with grey patches."
     images = list(question.images)
+    wrong = [i for i in boxes if type(i) is not int or not 0 <= i < len(images)]
+    _refuse(bool(wrong), f"pictures of question {question.id!r} are counted from 0 to {len(images) - 1}, found boxes of picture {wrong[0] if wrong else 0!r}; name one of these.")
     for i, found in boxes.items():
         path = Path(folder) / f"{i}.png"
         _grey(load_image(images[i]), found).save(path)
@@ -427,7 +431,9 @@ class Ablation:
     ) -> tuple[Answered, Answered]:  # before, after
         _refuse(model not in self.vlms, f"there is no model {str(model)[:40]!r} to ask; there are {', '.join(self.vlms)}.")
         vlm = self.vlms[model]
-        with TemporaryDirectory() as aside: return _answered(vlm, self.question), _answered(vlm, masked(self.question, boxes, aside))
+        with TemporaryDirectory() as aside:
+            asked = masked(self.question, boxes, aside)
+            return _answered(vlm, self.question), _answered(vlm, asked)
 
 
 def ablation(

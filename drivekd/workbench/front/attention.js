@@ -197,7 +197,7 @@ function shortened(pen, text, width) {
 }
 
 const NOTE = "Attention says where a layer looked, not why it answered: it is not causal evidence.";
-const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch"], ["Shift+← Shift+→", "several tokens"], ["Enter", "keep the token; on the cameras: keep this patch and choose one more"], ["Shift+click", "one more token or patch"],
+const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch; in the table: token"], ["Shift+← Shift+→", "several tokens"], ["Enter", "keep the token; on the cameras: keep this patch and choose one more"], ["Shift+click", "one more token or patch"],
   ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
 
 const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "common", "norm"];  // of the state, in the `view` trait
@@ -207,10 +207,8 @@ const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method"
 class AttentionView {
   constructor(host, channel, bytes) {
     this.channel = channel; this.looks = new Looks(bytes); this.box = frame(host, "Attention explorer");
-    const students = this.looks.models.filter(m => m.role === "student"), teachers = this.looks.models.filter(m => m.role !== "student");
-    const own = teachers.find(m => m.capability === this.looks.source.capability) || teachers[0] || students[0];
-    const other = students.find(m => m !== own) || this.looks.models.find(m => m !== own) || null;
-    this.state = {a: own.name, b: other && other.name, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null, kept: [],
+    const own = this.beside(null, "a"), other = this.beside(own, "b");
+    this.state = {a: own, b: other, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null, kept: [],
       layout: "panorama", colours: "viridis", sinks: false, objects: true, common: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: other ? "kl" : "pictures", sort: "place", ascending: true};
     this.hover = {row: null, patch: null};
     this.pictures = []; this.scaled = []; this.scratch = [];
@@ -238,10 +236,16 @@ class AttentionView {
   accept(given) {
     const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]];
     for (const [side] of sides) if (this.looks.model(given[side])) s[side] = given[side];
+    if (s.a === s.b && !(given.a && given.b)) s[given.a ? "b" : "a"] = this.beside(s.a, given.a ? "b" : "a") || s.a;  // a view that names one gets another beside it
     if (given.preset) this.applyPreset(given.preset, false, given.a);
     for (const key of KEPT) if (given[key] !== undefined && !["a", "b"].includes(key)) s[key] = given[key];
     if (!s.b) s.mode = "a";
-    for (const [side, key] of sides) if (s[side] && !given[key] && (!given.preset && (given.a || given.b || given.layersA && !s.preset) || !s[key].every(l => this.recorded(side).includes(l)))) s[key] = side === "a" ? this.recorded("a").slice(-1) : this.recorded("b").length ? [this.partner(s.layersA.at(-1))] : [];
+    const anew = !given.preset && (given.a || given.b || given.layersA && !s.preset);
+    for (const [side, key] of sides) {
+      const there = this.recorded(side);
+      if (!s[side] || given[key] || !anew && s[key].every(l => there.includes(l))) continue;
+      s[key] = side === "a" ? there.slice(-1) : there.length ? [this.partner(s.layersA.at(-1))] : [];
+    }
     const plan = s.method === "attention" && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
     s.step = plan ? plan.pairs.findIndex(([student, teachers]) => JSON.stringify([[student], teachers]) === shown) : -1;
     if (s.step < 0) Object.assign(s, {preset: null, step: 0});
@@ -251,6 +255,12 @@ class AttentionView {
 
   // --- what there is
 
+  /** The model that stands on a side if the other has this one: teachers first on the one, those of the question's capability before the rest, students on the other. */
+  beside(name, side) {
+    const {models, source} = this.looks, last = m => 2 * ((m.role === "student") !== (side === "b")) + (m.role !== "student" && m.capability !== (source.capability ?? null));
+    const [found] = models.filter(m => m.name !== name).sort((x, y) => last(x) - last(y));
+    return found ? found.name : null;
+  }
   /** The token at which the answer begins, as far as it was recorded. */
   firstRow() {
     const there = ["a", "b"].filter(w => this.state[w]).flatMap(w => { const {model, method, head} = this.side(w), map = this.looks.map(model, method, head); return map ? map.rows : []; }).sort((x, y) => x - y);
@@ -366,7 +376,7 @@ class AttentionView {
       el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
-        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, u.opacity, u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, this.sinksText, u.lock.node, u.common.node), this.ablation, this.list),
+        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, el("label", {class: "dk-field"}, "strength", u.opacity), u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, this.sinksText, u.lock.node, u.common.node), this.ablation, this.list),
         el("aside", {}, this.mix, this.bars, this.scores)),
       el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it." : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
     this.listen();
@@ -407,7 +417,7 @@ class AttentionView {
     this.panels = shown.map((what, i) => { const [x, row] = place(i); return {what, x, y: head + row * (height + head + 8), width: panel, boxes, middle, height}; });
     const [x, row] = place(3);  // the free corner beside the difference shows the vehicle from above
     this.corner = wide && s.layout === "panorama" && this.looks.cameras.every(c => c.name in VIEWS) ? {x, y: head + row * (height + head + 8), w: panel, h: height} : null;
-    const h = Math.ceil(this.panels.at(-1).y + height + 30), ratio = globalThis.devicePixelRatio || 1;
+    const h = Math.ceil(this.panels.at(-1).y + height + (s.mode === "all" ? 48 : 30)), ratio = globalThis.devicePixelRatio || 1;
     if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(h * ratio)) Object.assign(this.canvas, {width: Math.round(width * ratio), height: Math.round(h * ratio)});
     Object.assign(this.canvas.style, {width: width + "px", height: h + "px"});
     this.shape = {width, height: h, ratio};
@@ -416,12 +426,18 @@ class AttentionView {
       small.getContext("2d").drawImage(picture, 0, 0, small.width, small.height);
       return small;
     });
+    this.offerWhole();
     if (this.pictures.length && this.common) this.show();
   }
   /** After a change of models, layers or options: everything. */
   renew() {
     const s = this.state, u = this.ui, L = this.looks, key = [s.a, s.b].join("\n");
-    if (this.commonKey !== key) { this.common = new Common(L, [s.a, s.b].filter(Boolean).map(n => L.model(n))); this.commonKey = key; }
+    if (this.commonKey !== key) {
+      const shown = [...new Set([s.a, s.b])].filter(Boolean).map(n => L.model(n));
+      this.common = new Common(L, shown); this.commonKey = key;
+      this.replies.replaceChildren(...shown.filter(m => m.reply).map(m => el("details", {}, el("summary", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5"))))));
+      this.offerWhole();
+    }
     const label = (side, layers) => layers.map(l => l + 1).join(", ") + " of " + L.model(s[side]).layers, options = side => this.recorded(side).map(l => [l, `${l + 1} of ${L.model(s[side]).layers}`]);
     const grouped = (side, layers) => layers.length > 1 ? [["group", `mean of ${layers.map(l => l + 1).join(", ")}`], ...options(side)] : options(side);
     u.a.select.value = s.a; u.layersA.fill(grouped("a", s.layersA), s.layersA.length > 1 ? "group" : s.layersA[0]);
@@ -432,8 +448,8 @@ class AttentionView {
     u.head.node.hidden = s.method !== "attention"; u.common.node.hidden = s.head == null || s.method !== "attention"; u.common.show(s.common);
     u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
     const plan = this.plan();
-    this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : ""}; ${plan.region === "full" ? "full map (shown: its columns of pictures)" : "text to vision"}, ${plan.distance}` : "";
-    this.replies.replaceChildren(...[s.a, s.b].filter(Boolean).map(n => L.model(n)).filter(m => m.reply).map(m => el("div", {class: "dk-line", title: `${this.title(m)} says: ${m.reply}`}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5")))));
+    const pair = plan && plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : "", region = plan && plan.region === "full" ? "full map (shown: its columns of pictures)" : "text to vision";
+    this.layersText.textContent = !plan ? "" : `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${pair}; ${region}, ${plan.distance}`;
     this.showCarried();
     this.lut = colours(s.colours); this.diverging = colours("difference");
     const what = JSON.stringify([this.side("a"), s.b && this.side("b"), s.sinks, s.part]);
@@ -443,6 +459,13 @@ class AttentionView {
       this.later = setTimeout(() => { this.distances = s.b ? this.measure() : null; this.showList(); if (this.chips.length && this.panels && this.pictures.length) this.showWords(); });
     } else if (this.sorted !== s.sort + s.ascending) this.showList();
     if (this.panels && this.panels.length !== (s.mode === "all" ? 3 : 1) || this.panels && s.mode !== "all" && this.panels[0].what !== s.mode) this.fit(); else this.show();
+  }
+  /** A reply that is longer than its line can be opened. */
+  offerWhole() {
+    for (const reply of this.replies.children) if (!reply.open) {
+      const text = reply.querySelector("bdi"), long = text.scrollWidth > text.clientWidth;
+      reply.classList.toggle("dk-long", long); reply.firstChild.tabIndex = long ? 0 : -1;
+    }
   }
   /** Which rows a model of this view does not have as they are. */
   showCarried() {
@@ -454,11 +477,15 @@ class AttentionView {
     });
     this.carriedText.textContent = models.filter(m => (m.carried || []).length).map(m => `dotted: ${this.title(m)} cuts ${m.carried.length} of ${this.looks.tokens.length} tokens otherwise, their rows are means over its own`).join("; ");
   }
+  /** What `run` finds where a part of the state is another; the state itself stays as it is. */
+  assuming(other, run) {
+    const {state} = this;
+    this.state = {...state, ...other};
+    try { return run(); } finally { this.state = state; }
+  }
   /** Per token: how far the second model's map is from the first's. */
   measure() {
-    const s = this.state, norm = s.norm;
-    s.norm = "row";
-    const found = this.looks.tokens.map((_, row) => {
+    return this.assuming({norm: "row"}, () => this.looks.tokens.map((_, row) => {
       const a = this.cells("a", [row]), b = this.cells("b", [row]);
       if (!a || !b) return null;
       const ta = sum(a), tb = sum(b);
@@ -466,9 +493,7 @@ class AttentionView {
       for (let i = 0; i < a.length; i++) square += (a[i] - b[i]) ** 2;
       const [kl, js] = ta > 0 && tb > 0 ? divergences(a, b, ta, tb) : [0, 0];
       return {kl, js, mse: square / a.length, a: ta, b: tb};
-    });
-    s.norm = norm;
-    return found;
+    }));
   }
   /** After a change of token or patch: what depends on them. */
   show() {
@@ -497,9 +522,9 @@ class AttentionView {
     const s = this.state, heads = s.common && s.method === "attention" && s.head != null ? this.heads() : [], rows = this.rows(), key = JSON.stringify([s.a, s.b, s.layersA, s.layersB, s.sinks, s.part, s.norm, rows]);
     if (!heads.length) return null;
     if (this.headsKey !== key) {
-      const shown = s.head, tops = [];
-      for (s.head of heads) for (const w of ["a", "b"]) if (s[w] && this.side(w).head != null) { const c = this.cells(w, rows); if (c) tops.push(quantile(this.dense(c), 0.995)); }
-      s.head = shown; this.headsKey = key; this.headsTop = tops.length ? Math.max(...tops) : null;
+      const sides = ["a", "b"].filter(w => s[w]), topsOf = () => sides.filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean).map(c => quantile(this.dense(c), 0.995));
+      const tops = heads.flatMap(head => this.assuming({head}, topsOf));
+      this.headsKey = key; this.headsTop = tops.length ? Math.max(...tops) : null;
     }
     return this.headsTop;
   }
@@ -544,8 +569,12 @@ class AttentionView {
     this.drawBar(pen, ink);
   }
   caption(what) {
-    const s = this.state, heads = head => head == null ? "mean of heads" : `head ${head + 1}`, of = side => this.who(side) + (s.head != null ? ` (${heads(this.side(side).head)})` : ""), name = side => { const {model, head, layers, method} = this.side(side); return `${this.title(this.looks.model(model))}, ` + (method === "rollout" ? "all layers" : `layer ${layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1}`) + (s.head != null ? ", " + heads(head) : "") + (method === "attention" ? "" : `, ${method === "gradient" ? "gradient-weighted" : method}`); };
-    return what === "difference" ? `${of("b")} minus ${of("a")}` : name(what);
+    const single = this.state.head != null, heads = head => head == null ? "mean of heads" : `head ${head + 1}`;
+    const of = side => this.who(side) + (single ? ` (${heads(this.side(side).head)})` : "");
+    if (what === "difference") return `${of("b")} minus ${of("a")}`;
+    const {head, layers, method} = this.side(what), at = layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1;
+    const parts = [this.who(what), method === "rollout" ? "all layers" : `layer ${at}`, single && heads(head), {rollout: "rollout", gradient: "gradient-weighted"}[method]];
+    return parts.filter(Boolean).join(", ");
   }
   drawLabel(pen, name, note, x, y, box) {
     const size = box.w < 150 ? 9 : 11;
@@ -591,17 +620,17 @@ class AttentionView {
   /** Labels say so where they are not parts of what the table below divides. */
   ofRow() { return this.state.norm === "row" && this.state.method !== "gradient" ? " of row" : ""; }
   drawBar(pen, ink) {
-    const difference = this.state.mode === "difference", {width, height} = this.shape, w = Math.min(170, width / 3), y = height - 20, per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
-    const strip = (x, lut, low, high, text) => {
-      pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, x, y + 6);
-      const from = x + pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
+    const {mode, b, method, norm} = this.state, {width, height} = this.shape, w = Math.min(170, width / 3), per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
+    const strip = (y, lut, low, high, text) => {
+      pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, 0, y + 6);
+      const from = pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
       for (let i = 0; i <= 16; i++) { const k = 3 * Math.round(255 * i / 16); blend.addColorStop(i / 16, `rgb(${lut.subarray(k, k + 3)})`); }
       pen.fillStyle = blend; pen.fillRect(from, y, w, 12);
       pen.fillStyle = ink; pen.fillText(shortened(pen, `${high} ${text}`, width - from - w - 5), from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
-    const unit = this.state.method === "gradient" || this.state.norm === "pictures" ? "of what is on the pictures" : "of the row";
-    if (difference) strip(0, this.diverging, signed(-this.topDifference), signed(this.topDifference), `points ${unit}, ${per}`);
-    else strip(0, this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}; one scale for both` + (this.state.mode === "all" ? `; difference \u00b1${(100 * this.topDifference).toFixed(2)} points` : ""));
+    const unit = method === "gradient" || norm === "pictures" ? "of what is on the pictures" : "of the row";
+    if (mode !== "difference") strip(height - (mode === "all" ? 38 : 20), this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}${b ? "; one scale for both" : ""}`);
+    if (["all", "difference"].includes(mode)) strip(height - 20, this.diverging, signed(-this.topDifference), signed(this.topDifference), `difference, points ${unit}, ${per}`);
   }
 
   // --- words, bars, tables
@@ -620,12 +649,14 @@ class AttentionView {
   }
   showBars() {
     const s = this.state, both = ["a", "b"].filter(w => this.now[w]), shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
-    const totals = shares.map(sum), rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => { const x = totals[i] > 0 ? shares[i][p] / totals[i] : 0; return el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x))); })));
+    const totals = shares.map(sum), bar = (w, x) => el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x)));
+    const rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => bar(w, totals[i] > 0 ? shares[i][p] / totals[i] : 0))));
     this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
       s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
     const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
+    const part = (x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "");
     this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
-      el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), ...m.map((x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "")))) ] : []);
+      el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), ...m.map(part))) ] : []);
   }
   showScores() {
     const s = this.state, L = this.looks;
@@ -634,12 +665,17 @@ class AttentionView {
     const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
     const rows = L.objects.map((o, k) => {
       const found = inside.map(t => grounding(t, boxOf(o), o.picture)), other = bare.map(t => t[o.picture](boxOf(o)));
-      return el("tr", {"data-object": k}, el("td", {}, button(`${k + 1} ${o.label}`, () => { const b = boxOf(o); this.point(this.centre({picture: o.picture, x: (b[0] + b[2]) / 2, y: (b[1] + b[3]) / 2}), true); }, {class: "dk-link", "data-focus": "object " + k, title: `${o.label} on ${L.cameras[o.picture].name}; ${percent(areaOf(boxOf(o)) / L.cameras.length, 2)} of the pictures' area`})),
+      const box = boxOf(o), look = () => this.point(this.centre({picture: o.picture, x: (box[0] + box[2]) / 2, y: (box[1] + box[3]) / 2}), true);
+      const title = `${o.label} on ${L.cameras[o.picture].name}; ${percent(areaOf(box) / L.cameras.length, 2)} of the pictures' area`;
+      return el("tr", {"data-object": k}, el("td", {}, button(`${k + 1} ${o.label}`, look, {class: "dk-link", "data-focus": "object " + k, title})),
         ...found.flatMap((f, i) => [el("td", {title: `${s.sinks ? "with" : "without"} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`}, percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
     });
     const old = this.scores.querySelector(".dk-scroll"), from = old ? old.scrollTop : 0;
-    keepFocus(this.scores, () => this.scores.replaceChildren(el("h3", {}, `Grounding: is the gaze on the object? ${L.objects.length} objects`), el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"}, el("table", {class: "dk-scores"}, el("thead", {}, el("tr", {}, el("th", {}, ""), ...both.map(w => el("th", {colspan: 3, title: this.who(w)}, el("span", {class: "dk-name"}, this.who(w))))),
-      el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => [el("th", {title: "share of the attention on pictures that lies in the box"}, "mass"), el("th", {title: "mass divided by the box's share of the area"}, "lift"), el("th", {title: "part of 300 boxes of this size, anywhere, that hold less; as much counts half"}, "beats")]))), el("tbody", {}, rows)))));
+    const names = both.map(w => el("th", {colspan: 3, title: this.who(w)}, el("span", {class: "dk-name"}, this.who(w))));
+    const columns = [["mass", "share of the attention on pictures that lies in the box"], ["lift", "mass divided by the box's share of the area"], ["beats", "part of 300 boxes of this size, anywhere, that hold less; as much counts half"]];
+    const head = el("thead", {}, el("tr", {}, el("th", {}, ""), ...names), el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => columns.map(([text, title]) => el("th", {title}, text)))));
+    keepFocus(this.scores, () => this.scores.replaceChildren(el("h3", {}, `Grounding: is the gaze on the object? ${L.objects.length} objects`),
+      el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"}, el("table", {class: "dk-scores"}, head, el("tbody", {}, rows)))));
     this.scores.querySelector(".dk-scroll").scrollTop = from;
   }
   showList() {
@@ -649,10 +685,13 @@ class AttentionView {
     if (!d) { this.list.replaceChildren(); return; }
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
-    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => el("th", {"aria-sort": s.sort === key ? (s.ascending ? "ascending" : "descending") : "none"},
-      button(text + (s.sort === key ? (s.ascending ? " \u25b4" : " \u25be") : ""), () => this.change({sort: key, ascending: s.sort === key ? !s.ascending : key === "place"}, true), {class: "dk-link", "data-sort": key, "data-focus": "sort " + key, title: {a: "part of the row on the pictures: " + text, b: "part of the row on the pictures: " + text}[key] || ""})));
+    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => {
+      const own = s.sort === key, sort = () => this.change({sort: key, ascending: own ? !s.ascending : key === "place"}, true), title = ["a", "b"].includes(key) ? "part of the row on the pictures: " + text : "";
+      return el("th", {"aria-sort": own ? (s.ascending ? "ascending" : "descending") : "none"}, button(text + (own ? (s.ascending ? " \u25b4" : " \u25be") : ""), sort, {class: "dk-link", "data-sort": key, "data-focus": "sort " + key, title}));
+    });
     const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
-    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", "data-focus": "row " + r.row, title: r.token.role});
+    const stop = known.find(r => r.row === this.listed) || known[0];  // the table is one stop of the Tab key; arrows go through its rows
+    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", "data-focus": "row " + r.row, title: r.token.role, tabIndex: r === stop ? 0 : -1});
     keepFocus(this.list, () => this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
       el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row))))));
   }
@@ -664,7 +703,8 @@ class AttentionView {
       parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
       const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
     }
-    const sunk = s.sinks ? ["a", "b"].filter(w => this.now[w]).map(w => [w, this.sunk(w, rows)]).map(([w, {count, mass}]) => `${this.who(w)}: ${count ? `${count} sink${count > 1 ? "s" : ""} hidden: ${percent(mass, 0)} of ${s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row"}` : "no sinks"}`) : [];
+    const whole = s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row", hidden = ({count, mass}) => count ? `${count} sink${count > 1 ? "s" : ""} hidden: ${percent(mass, 0)} of ${whole}` : "no sinks";
+    const sunk = s.sinks ? ["a", "b"].filter(w => this.now[w]).map(w => `${this.who(w)}: ${hidden(this.sunk(w, rows))}`) : [];
     this.sinksText.textContent = sunk.join("; ");
     if (patch) {
       const cell = this.numbers(patch);
@@ -698,7 +738,9 @@ class AttentionView {
     const ask = async () => {
       result.textContent = "asking\u2026";
       const reply = await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...m.boxes.subarray(4 * t, 4 * t + 4)])});
-      result.textContent = reply.error ? reply.error : `${reply.before.reply === reply.after.reply ? "Same answer" : `\u201c${reply.before.reply}\u201d becomes \u201c${reply.after.reply}\u201d`}; the answer read along costs ${reply.before.loss.toFixed(3)} \u2192 ${reply.after.loss.toFixed(3)} nats per token.`;
+      if (reply.error) { result.textContent = reply.error; return; }
+      const {before, after} = reply, said = before.reply === after.reply ? "Same answer" : `\u201c${before.reply}\u201d becomes \u201c${after.reply}\u201d`;
+      result.textContent = `${said}; the answer read along costs ${before.loss.toFixed(3)} \u2192 ${after.loss.toFixed(3)} nats per token.`;
     };
     this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), button(`Grey ${tokens.length > 1 ? `these ${tokens.length} patches` : "this patch"} and ask ${this.title(m)} again`, () => ask().catch(this.box.fail), {class: "dk-ablate"}), result);
   }
@@ -764,6 +806,16 @@ class AttentionView {
     on(this.ui.words, "keydown", e => this.wordKey(e));
     on(this.list, "pointerover", e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); });
     on(this.list, "pointerleave", () => this.peek(null));
+    const listed = () => [...this.list.querySelectorAll("[data-focus^=row]")];
+    on(this.list, "focusin", e => {
+      if (!listed().includes(e.target)) return;
+      this.listed = Number(e.target.closest("tr").dataset.row);
+      for (const word of listed()) word.tabIndex = word === e.target ? 0 : -1;
+    });
+    on(this.list, "keydown", e => {
+      const all = listed(), at = all.indexOf(e.target), to = all[{ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: all.length - 1}[e.key]];
+      if (at >= 0 && to && !e.ctrlKey && !e.metaKey && !e.altKey) { to.focus(); e.preventDefault(); e.stopPropagation(); }
+    });
     on(this.box.root, "keydown", e => this.key(e));
   }
   peek(row) { if (row !== this.hover.row) { this.hover.row = row; this.show(); } }
@@ -795,7 +847,9 @@ class AttentionView {
   help() { tellKeys(this.box, KEYS); }
   about() {
     const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b));
-    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)), L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}${(m.carried || []).length ? `; cuts ${m.carried.length} of ${L.tokens.length} tokens otherwise: these rows are means over its own tokens of the same characters` : ""}`)),
+    const cut = m => (m.carried || []).length ? `; cuts ${m.carried.length} of ${L.tokens.length} tokens otherwise: these rows are means over its own tokens of the same characters` : "";
+    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)),
+      L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}${cut(m)}`)),
       L.maps.map(m => line("maps", `${m.model}, ${m.method}, ${m.head == null ? "mean over heads" : "head " + (m.head + 1)}: layers ${m.layers.map(l => l + 1).join(", ")}; ${m.rows.length} tokens`)))));
   }
   keep() {
@@ -810,18 +864,24 @@ class AttentionView {
 
 const LOOK = `
 .dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers{color:var(--soft);font-size:12px;flex:1 1 180px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
-.dk [hidden]{display:none}.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-height:min(13em,15vh);overflow-y:auto;flex:1}
-.dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}.dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
-.dk-small{font-size:12px;margin-top:6px}.dk-replies{color:var(--soft)}.dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}.dk-list,.dk aside{contain:layout style}
+.dk [hidden]{display:none}.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}
+.dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-height:min(13em,15vh);overflow-y:auto;flex:1}
+.dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}
+.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}.dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
+.dk-small{font-size:12px;margin-top:6px}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}.dk-list,.dk aside{contain:layout style}
+.dk-replies{color:var(--soft)}.dk-replies summary{list-style:none}.dk-replies .dk-long summary{cursor:pointer}.dk-long summary::after{content:"more";color:var(--hot)}.dk-long[open] summary::after{content:"less"}.dk .dk-replies [open] bdi{white-space:normal;overflow-wrap:anywhere}
+.dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
 .dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
 @container (min-width:720px) and (max-width:1059px){.dk aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk .dk-scores .dk-link{max-width:16cqw}}
 @container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
-.dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}.dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
+.dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}
+.dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
+.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
+.dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
 `;
 
 async function explore(host, channel) {

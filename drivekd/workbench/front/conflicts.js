@@ -4,7 +4,7 @@ const CONFLICT = COLOURS[6], OTHERS = COLOURS[5], ROOM = 13;  // what fired; a p
 const KEYS = [["← →", "previous, next step"], ["Home End", "first, last step"], ["n", "next pair"], ["v", "all gradients: with their lengths, or directions only"], ["Tab", "cells of the matrix, meetings, arrows"], ["p", "picture of this view"], ["Esc", "close"], ["?", "this list"]];
 const LOOK = `
 .dkc .grid{display:grid;grid-template-columns:repeat(12,minmax(0,1fr));gap:10px}.dkc .grid section{border:1px solid var(--line);border-radius:8px;padding:10px 12px;min-width:0;overflow-x:auto}
-.dkc .column{display:grid;gap:10px;align-content:start;min-width:0}.dkc p{margin:3px 0;color:var(--soft);max-width:130ch}.dkc .w12{grid-column:span 12}.dkc .w7{grid-column:span 7}.dkc .w5{grid-column:span 5}
+.dkc .column{display:grid;gap:10px;grid-template-rows:auto 1fr;min-width:0}.dkc p{margin:3px 0;color:var(--soft);max-width:130ch}.dkc .w12{grid-column:span 12}.dkc .w7{grid-column:span 7}.dkc .w5{grid-column:span 5}
 @container (max-width:860px){.dkc .w7,.dkc .w5{grid-column:span 12}}
 .dkc svg{display:block;width:100%;height:auto}.dkc .drag{touch-action:none}.dkc text{fill:var(--ink);font:12px system-ui,sans-serif}.dkc .soft{fill:var(--soft)}.dkc .w12 svg{min-width:560px}
 .dkc g:focus-visible{outline:none}.dkc g:focus-visible>rect,.dkc circle:focus-visible{stroke:var(--hot);stroke-width:2.5}.dkc g:focus-visible>line{stroke-width:4}.dkc circle:focus-visible{outline:none}
@@ -36,7 +36,7 @@ function agp(anchor, followers, order) {
 }
 const product = (g, a, b) => a.reduce((sum, x, i) => sum + x * dot(g[i], b), 0);
 /** Exact coordinates: `axis` along x, `a` spans the plane, `b` lies in it. */
-function coordinates(g, axis, a, b) {
+function plane(g, axis, a, b) {
   const length = Math.sqrt(Math.max(0, product(g, axis, axis))), xs = [a, b].map(v => length ? product(g, axis, v) / length : 0);
   const normal = minus(a, axis, length ? xs[0] / length : 0), height = Math.sqrt(Math.max(0, product(g, normal, normal)));
   return [[length, 0], ...[a, b].map((v, i) => [xs[i], height ? product(g, normal, v) / height : 0])];
@@ -93,7 +93,7 @@ class ConflictView {
   constructor(box, record, channel) {
     const {steps, terms} = record;
     Object.assign(this, {box, record, channel, steps, terms, agp, inks: termColours(terms), numbers: steps.map(s => s.step), flat: steps.some(s => s.merged.includes("ce"))});
-    this.state = {at: 0, pair: [terms[0], terms[1]], move: 0, phase: 1, plane: "lengths"};
+    this.state = {at: steps.length >> 1, pair: [terms[0], terms[1]], move: 0, phase: 1, plane: "lengths"};
     this.arms = [[1.5, 0], [-1.2, 1.4], [-.5, -1.8]];
     this.build();
     this.drawHand(); this.seen(channel.get());
@@ -114,10 +114,10 @@ class ConflictView {
     this.timeline = panel("w12", "Do they agree? Cosine over the run", "Pale: before. Strong: after the stage in which the two meet. Red ticks: a projection fired. Below zero they conflict. Below: CE's share of the lengths added up, and all lengths. Click for a step.", this.time);
     this.box.root.classList.add("dkc");
     this.box.body.replaceChildren(el("style", {}, LOOK), el("div", {class: "dk-row"}, this.play, this.slider, this.place, button("Picture", () => this.keep(), {title: "picture of this view (p)"}), button("Keys", () => tellKeys(this.box, KEYS))), this.live, el("div", {class: "grid"}, this.timeline,
-      el("div", {class: "column w7"}, panel("", "All pairs at this step", "Choose a pair to follow it.", this.tables), panel("", "Where in the model", "", this.note, this.heat)),
-      el("div", {class: "column w5"}, panel("", "One meeting, in its own plane", "", this.exact, this.moves, this.meeting, this.said), panel("", "All gradients in one plane", "On the two directions that hold most of them. Point at an arrow.", this.shape.node, this.shadow, this.held)),
-      panel("w12", "Another method on the same gradients", "Descent of each loss, to first order: 1 is as good as a step along its own gradient, below 0 the loss rises.", this.table),
-      panel("w12", "By hand", "Drag the arrows, or focus a tip and use the arrow keys. CE is the anchor; two capabilities give way to it, then the merged gradients to each other.", this.hand)));
+      el("div", {class: "column w7"}, panel("", "All pairs at this step", "Choose a pair to follow it. Below: who meets whom; what conflicted has a ⟂.", this.tables, this.moves), panel("", "Where in the model", "", this.note, this.heat)),
+      el("div", {class: "column w5"}, panel("", "One meeting, in its own plane", "", this.exact, this.meeting, this.said), panel("", "All gradients in one plane", "On the two directions that hold most of them. Point at an arrow.", this.shape.node, this.shadow, this.held)),
+      panel("w12", "Another method on the same gradients", "Descent of each loss, to first order: 1 is as good as a step along its own gradient, below 0 the loss rises. AGP counts CE once for each capability, the plain sum once: compare angles and signs, not lengths.", this.table),
+      panel("w12", "By hand", "Drag the arrows, or focus a tip and use the arrow keys. CE is the anchor; two capabilities give way to it, then the merged gradients to each other. So AGP counts CE twice here, the plain sum once.", this.hand)));
     this.listen();
   }
   listen() {
@@ -212,7 +212,7 @@ class ConflictView {
     clear(this.meeting);
     const s = this.steps[this.state.at], move = s.moves[this.state.move];
     if (!move) { draw(this.meeting, "text", {x: 20, y: 40, class: "soft"}, "This step was not combined by AGP with one shared anchor."); this.said.textContent = this.exact.textContent = ""; return; }
-    let [axis, from, to] = coordinates(s.gram, move.target, move.before, move.after);
+    let [axis, from, to] = plane(s.gram, move.target, move.before, move.after);
     const times = size(axis) / (size(from) || 1), longer = times > 5 || times < .2;  // draw what would be a dot longer, and say so
     if (times > 5) [from, to] = [from, to].map(v => v.map(c => c * times)); else if (times < .2) axis = axis.map(c => c / times);
     const scale = Math.max(...[axis, from, to].map(size)) || 1, px = ([x, y]) => [230 + x / scale * 165, 240 - y / scale * 190], now = from.map((v, i) => v + (to[i] - v) * this.state.phase), o = px([0, 0]), ink = this.inkOf(move.who);
@@ -225,10 +225,13 @@ class ConflictView {
     this.said.textContent = `Stage ${move.stage}: ${move.who} meets ${move.against} at ${degrees(move.cosine).toFixed(0)}° (cosine ${plain(move.cosine)}). ` +
       (move.fired ? `It conflicts, so the part against ${move.against} is taken away: ${(100 * (1 - move.kept)).toFixed(1)} % of its length is lost, ${move.against} stays as it is.` : "No conflict, both stay as they are.");
   }
+  /** Listed by name, played in the order of the step: no button changes its place from step to step. */
   listMoves() {
-    const all = this.steps[this.state.at].moves, name = m => `${m.stage}: ${m.who.replace("ce + ", "")} → ${m.against.replace("ce + ", "")}${m.fired ? " ⟂" : ""}`;
+    const all = this.steps[this.state.at].moves, places = m => [m.stage, ...[m.who, m.against].map(n => this.terms.indexOf(n.replace("ce + ", "")))];
+    const listed = all.map((m, i) => [m, i]).sort(([a], [b]) => places(a).map((p, k) => p - places(b)[k]).find(Boolean) || 0), name = m => `${m.stage}: ${m.who.replace("ce + ", "")} → ${m.against.replace("ce + ", "")}${m.fired ? " ⟂" : ""}`;
     keepFocus(this.moves, () => this.moves.replaceChildren(...(all.length > 1 ? [button("▶ all", () => this.tell(), {title: "one meeting after the other", "data-focus": "all"})] : []),
-      ...all.map((m, i) => button(name(m), () => { clearInterval(this.telling); this.state.move = i; this.animate(); }, {"aria-pressed": String(i === this.state.move), title: `stage ${m.stage}`, "data-focus": `move ${i}`}))));
+      ...listed.map(([m, i]) => button(name(m), () => { clearInterval(this.telling); this.state.move = i; this.animate(); },
+        {"aria-pressed": String(i === this.state.move), title: `stage ${m.stage}, meeting ${i + 1} of ${all.length}`, "data-focus": `move ${m.who} ${m.against}`}))));
   }
   tell() {
     clearInterval(this.telling); this.state.move = 0; this.animate();
@@ -335,12 +338,15 @@ class ConflictView {
     const s = this.steps[this.state.at], conflicts = s.moves.filter(m => m.fired).length;
     this.slider.value = this.state.at; this.place.textContent = `step ${s.step}`;
     this.live.textContent = `Step ${s.step}: ${conflicts} of ${s.moves.length} meetings conflicted; CE makes up ${(100 * s.ce_share).toFixed(0)} % of the lengths added up. Norms: ${s.terms.map((t, i) => `${t} ${s.norms[i].toPrecision(2)}`).join(", ")}.` + (this.record.every > 1 ? ` One in ${this.record.every} of ${this.record.recorded} recorded steps is shown.` : "");
-    this.state.move = Math.min(this.state.move, Math.max(0, s.moves.length - 1));
     keepFocus(this.tables, () => this.drawTables());
     this.drawTime(); this.listMoves(); this.drawPlane(); this.drawShadow(); this.drawBlocks(); this.drawMethods();
     this.channel.set({step: s.step, pair: [...this.state.pair]});
   }
-  go(at) { this.state.at = Math.max(0, Math.min(this.steps.length - 1, at)); this.state.phase = 1; this.paint(); }
+  go(at) {
+    const shown = this.steps[this.state.at].moves[this.state.move], same = m => ["stage", "who", "against"].every(k => m[k] === shown?.[k]);
+    this.state.at = Math.max(0, Math.min(this.steps.length - 1, at));
+    this.state.move = Math.max(0, this.steps[this.state.at].moves.findIndex(same)); this.state.phase = 1; this.paint();
+  }
   run() {
     const begins = !this.timer;
     this.play.setAttribute("aria-pressed", String(begins)); this.play.textContent = begins ? "❚❚ steps" : "▶ steps";

@@ -354,7 +354,8 @@ class DashboardView {
   async look() {
     this.asked = Date.now();
     const reply = await this.channel.ask({kind: "look", shown: this.state.shown, have: Object.fromEntries([...this.runs].map(([name, run]) => [name, run.version]))});
-    this.beat = Date.now(); this.asked = null;
+    this.asked = null;
+    if (!reply.silent) this.beat = Date.now();
     if (reply.error) { this.box.fail(reply.error); return; }
     this.box.root.querySelector(".dk-error").hidden = true;
     const before = new Map(this.listed.map(r => [r.name, r.status]));

@@ -53,7 +53,8 @@ function linesOf(studies, {analysis, feature, models, depth}) {
 
 function prestudyView(box, record, channel) {
   const studies = record.studies, models = Object.keys(studies), W = 1100, H = 430, M = {l: 62, r: 16, t: 14, b: 76};
-  const state = {analysis: "intra", feature: "attention", depth: "layer", models: [...models], bands: models.length < 3, at: 0};
+  const state = {analysis: "intra", feature: "attention", depth: "layer", models: [...models], bands: null, at: 0};
+  const banded = () => state.bands ?? state.models.length < 3;  // until somebody chooses: where they do not hide each other
   const names = [...new Set(models.flatMap(m => studies[m].curves.filter(c => c.analysis === "intra").map(c => c.group)))];
   const inks = termColours(names), grouped = () => compared() || state.analysis === "margin";
   const colour = line => grouped() && inks.get(line.name) || COLOURS[[...new Set(lines.map(l => l.name))].indexOf(line.name) % COLOURS.length];
@@ -93,7 +94,7 @@ function prestudyView(box, record, channel) {
     lines = linesOf(studies, state);
     places = [...new Set(lines.flatMap(l => l.at))].sort((a, b) => a - b);
     state.at = Math.min(state.at, Math.max(0, places.length - 1));
-    analyses.show(state.analysis); features.show(state.feature); depths.show(state.depth); bands.show(state.bands);
+    analyses.show(state.analysis); features.show(state.feature); depths.show(state.depth); bands.show(banded());
     switches.forEach((s, i) => s.show(state.models.includes(models[i])));
     features.node.hidden = !compared(); depths.node.hidden = state.analysis === "margin";
     said.textContent = SAID[state.analysis];
@@ -106,7 +107,7 @@ function prestudyView(box, record, channel) {
       draw(svg, "text", {x: W / 2, y: H / 2, "text-anchor": "middle", class: "soft"}, "No such curve in the chosen models.");
       readout.replaceChildren(); live.textContent = ""; tell(); return;
     }
-    const all = lines.flatMap(l => [...l.value, ...(state.bands && l.low ? [...l.low, ...l.high] : [])]).filter(known);
+    const all = lines.flatMap(l => [...l.value, ...(banded() && l.low ? [...l.low, ...l.high] : [])]).filter(known);
     let low = Math.min(...all), high = Math.max(...all); const room = (high - low || .1) * .06; low -= room; high += room;
     const from = Math.min(...places), to = Math.max(...places);
     X = v => M.l + (to > from ? (v - from) / (to - from) : .5) * (W - M.l - M.r);
@@ -121,7 +122,7 @@ function prestudyView(box, record, channel) {
     draw(svg, "text", {x: W / 2, y: H - M.b + 34, "text-anchor": "middle", class: "soft"},
       state.analysis === "margin" ? "tenth of the answer" : state.depth === "relative" ? "depth, first layer 0 to last layer 1" : "layer");
     draw(svg, "line", {x1: M.l, x2: W - M.r, y1: H - M.b, y2: H - M.b, stroke: "var(--soft)"});
-    if (state.bands) for (const l of lines) band(l);
+    if (banded()) for (const l of lines) band(l);
     for (const l of lines) stroke(l);
     marks(); cursor(); read(); tell();
     svg.setAttribute("aria-label", `${SAID[state.analysis]} ${lines.length} curves.`);
@@ -242,7 +243,7 @@ function prestudyView(box, record, channel) {
     ArrowLeft: () => go(state.at - 1), ArrowRight: () => go(state.at + 1), Home: () => go(0), End: () => go(places.length - 1),
     f: () => set({feature: state.feature === "attention" ? "hidden" : "attention"}),
     d: () => set({depth: state.depth === "layer" ? "relative" : "layer"}),
-    m: nextModel, b: () => set({bands: !state.bands}), p: () => keep(), "?": () => tellKeys(box, KEYS),
+    m: nextModel, b: () => set({bands: !banded()}), p: () => keep(), "?": () => tellKeys(box, KEYS),
   };
   ANALYSES.forEach(([key], i) => { actions[i + 1] = () => set({analysis: key}); });
   on(box.root, "keydown", e => {

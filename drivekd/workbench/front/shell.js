@@ -226,15 +226,23 @@ function canvasOf(root, width, height) {
 /** In a page: bytes from the page itself, no kernel. */
 function pageChannel(bytes, options = {}) { return {bytes, options, kernel: false, get: () => options.view || {}, set() {}, on() {}, ask: null}; }
 
-/** In Jupyter: bytes and state are traits, questions to the kernel are messages. */
+const PATIENCE = 180;  // seconds: a large model on a slow machine answers later than one thinks (our choice)
+
+/** In Jupyter: bytes and state are traits, questions to the kernel are messages. One that is not answered becomes a sentence. */
 function widgetChannel(model) {
   const waiting = new Map();
   let next = 0;
-  model.on("msg:custom", message => { const done = waiting.get(message.id); if (done) { waiting.delete(message.id); done(message); } });
+  const answered = message => { const done = waiting.get(message.id); if (done) { waiting.delete(message.id); done(message); } };
+  model.on("msg:custom", answered);
   const view = model.get("data"), options = model.get("options") || {};
   return {
     bytes: new Uint8Array(view.buffer, view.byteOffset, view.byteLength), options, kernel: true, get: () => model.get("view") || {},
     set: state => { model.set("view", state); model.save_changes(); }, on: listener => model.on("change:view", listener),
-    ask: options.asks ? content => new Promise(done => { waiting.set(++next, done); model.send({...content, id: next}); }) : null,
+    ask: options.asks ? content => new Promise(done => {
+      const id = ++next, seconds = options.patience || PATIENCE;
+      const error = `The kernel gave no answer within ${seconds} seconds: it is busy, or it was stopped. Wait until its cell has ended and ask again, or run the cell of this view again.`;
+      const late = setTimeout(() => answered({id, error, silent: true}), 1000 * seconds);
+      waiting.set(id, message => { clearTimeout(late); done(message); }); model.send({...content, id});
+    }) : null,
   };
 }
