@@ -590,6 +590,7 @@ def _mark(draw: ImageDraw.ImageDraw, scene: Scene, v: View, x: int, y: int) -> N
 def grid_labels(
     scene: Scene,  # the scene that was rendered
     ids: np.ndarray,  # index into scene.things or -1 [h w]
+    *,
     rows: int = 8,  # of cells
     columns: int = 8,
 ) -> np.ndarray:  # index into scene.things, -1 for none [rows columns]

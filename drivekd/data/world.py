@@ -175,9 +175,11 @@ def cached_world(
     "A world from the cache, written first if it is not there. Who asks for one that another process writes, waits for it."
     keyed = {k: v for k, v in options.items() if k != "progress"}
     folder = Path(cache) / f"{split}-{frames}-{world_key(frames=frames, split=split, seed=seed, **keyed)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs of a sweep start together and ask for the same world
-        return folder / f"{split}.json" if folder.exists() else write_world(folder, frames, split, seed, **options)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs of a sweep start together and ask for the same world
+            if not folder.exists(): write_world(folder, frames, split, seed, **options)
+    return folder / f"{split}.json"
 
 # %% ../../nbs/api/data/06_world.ipynb #1126b710
 def _size(text: str) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from .miniature import SIZES, build_processor, miniature_config, random_model, t
 @dataclass(frozen=True)
 class Miniature:
     "How a family's miniature is made"
-    processor: Callable[..., ProcessorMixin] # texts, size of the vocabulary and options -> processor
+    processor: Callable[..., ProcessorMixin] # texts and size of the vocabulary -> processor
     config: Callable[[str, ProcessorMixin], PreTrainedConfig] # "teacher" or "student" and processor -> configuration
 
 def sizes(
@@ -158,10 +158,11 @@ def miniature_vlm(
     size: str = "student", # or "teacher"
     seed: int = 0, # of the weights
     vocab_size: int = 1152,
-    **options, # of the family's processor
+    patch: int = 0, # pixels of Qwen2.5-VL's, half of what a token sees each way; 0: 14, as the real one
 ) -> VLM:
     "A family's miniature with random weights"
     if family not in MINIATURES: raise ValueError(f"A miniature's family must be one of {sorted(MINIATURES)}; found {family!r}.")
-    processor = MINIATURES[family].processor(texts, vocab_size, **options)
+    if patch and family != "qwen2_5_vl": raise ValueError(f"The size of a patch can be chosen for 'qwen2_5_vl' alone; found {family!r}; leave patch out.")
+    processor = MINIATURES[family].processor(texts, vocab_size, **(dict(patch=patch) if patch else {}))
     config = MINIATURES[family].config(size, processor)
     return VLM(random_model(config, processor.tokenizer, seed).eval(), processor, family_of(config.to_dict()), f"{family} miniature")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RunError', 'refusals', 'Parameter', 'read_cell', 'load_notebook', 'declared', 'typed', 'from_text',
-           'is_credential_name', 'check_names', 'read_yaml', 'split_pairs', 'resolve']
+           'is_credential_name', 'check_names', 'read_yaml', 'split_pairs', 'resolve', 'command_of']
 
 # %% ../../nbs/api/runs/00a_parameters.ipynb #2fa4f7fc
 import ast
@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import shlex
 import tokenize
 import types
 import typing
@@ -217,3 +218,14 @@ def resolve(
     check_names([*values, *texts], known)
     chosen = {n: typed(known[n], v) for n, v in values.items()} | {n: from_text(known[n], t) for n, t in texts.items()}
     return {name: chosen.get(name, p.default) for name, p in known.items()}
+
+# %% ../../nbs/api/runs/00a_parameters.ipynb #7d10c0a2
+def command_of(
+    notebook: Path,
+    params: Mapping[str, Any],  # its parameters as they were
+    without: typing.Container[str] = (),  # names to leave out
+) -> str:
+    "The command that makes a run again; what stands at its default is left out."
+    usual = declared(load_notebook(notebook))
+    changed = {n: v for n, v in params.items() if n in usual and n not in without and v != usual[n].default}
+    return " ".join([f"drivekd run {notebook.stem}", *(f"-p {n}={shlex.quote(str(v).lower() if isinstance(v, bool) else str(v))}" for n, v in changed.items())])

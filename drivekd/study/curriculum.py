@@ -158,6 +158,7 @@ def plain_choice(
 # %% ../../nbs/api/study/02a_curriculum.ipynb #6ef5665f
 def place_shares(
     places: Tensor, # [k, 2] x and y, fractions of the picture
+    *,
     rows: int = 8, # of vision tokens
     columns: int = 8,
 ) -> Tensor: # [k, rows · columns], each row sums to one
@@ -232,7 +233,9 @@ class Point:
         sequence = torch.cat([torch.full_like(l.ends, i) for i, l in enumerate(lessons)])
         ends, places = torch.cat([l.ends for l in lessons]), torch.cat([l.places for l in lessons])
         columns = torch.stack([vlm.family.vision_mask(vlm.model.config, l.input_ids).nonzero()[:, 0] for l in lessons])[sequence]
-        looking = [looking_loss(layer, sequence, ends, columns, place_shares(places, *self.pool.cells.shape[2:])) for layer in seen.values()]
+        rows, across = self.pool.cells.shape[2:]
+        shares = place_shares(places, rows=rows, columns=across)
+        looking = [looking_loss(layer, sequence, ends, columns, shares) for layer in seen.values()]
         at, end = (places * FINE).long().clamp(max=FINE - 1), F.rms_norm(states[sequence, ends], states.shape[-1:])
         return torch.stack(looking).mean(), sum(F.cross_entropy(head(end), at[:, i]) for i, head in enumerate(self.heads))
 

@@ -66,7 +66,7 @@ def collect(
     size: tuple[int, int] = (TILE, TILE), # width and height in pixels; a vision token sees CELL × CELL of them
 ) -> Pool:
     "Simulate and draw scenes, or read them back"
-    if any(side % (2 * CELL) for side in size): raise ValueError(f"A picture is cut into an even number of cells of {CELL} pixels each way; found {size}: choose multiples of {2 * CELL}.")
+    if any(side <= 0 or side % (2 * CELL) for side in size): raise ValueError(f"A picture is cut into an even number of cells of {CELL} pixels each way; found {size}: choose multiples of {2 * CELL}.")
     shape = "" if size == (TILE, TILE) else "-{}x{}".format(*size)
     files = [Path(folder) / f"{split}-{seed}-{scenes}{shape}.{end}" for end in ("safetensors", "json")] if folder else []
     if files and all(f.exists() for f in files):
@@ -83,7 +83,7 @@ def _draw(pool: Pool, n: int, scene) -> None:
     views = look(scene)
     for c, camera in enumerate(CAMERAS):
         pool.pixels[n, c] = views[camera].image.resize(pool.size, Image.Resampling.BICUBIC)
-        pool.cells[n, c] = grid_labels(scene, views[camera].ids, *pool.cells.shape[2:])
+        pool.cells[n, c] = grid_labels(scene, views[camera].ids, rows=pool.cells.shape[2], columns=pool.cells.shape[3])
     pool.scenes.append(describe(scene, views))
 
 def _keep(pool: Pool, arrays: Path, truth: Path) -> None:
@@ -222,14 +222,14 @@ class See:
         self.pool, self.labels, self.batch_size, self.mosaics = pool, dense_labels(pool), batch_size, mosaics
         self.pictures, self.boxes = showing(pool), shown(pool)
         self.chance, (rows, columns) = np.cumsum(worth(pool, self.boxes)), pool.cells.shape[2:]
-        self.words = dict(**TOKEN_HEADS, row=rows, column=columns, steering=len(STEERING), speed=len(SPEEDS))  # how many each head tells apart
+        self.classes = dict(**TOKEN_HEADS, row=rows, column=columns, steering=len(STEERING), speed=len(SPEEDS))  # how many each head tells apart
 
     def modules(self, vlm: VLM) -> nn.Module:
         "What trains: tower, projector and heads"
         width = vlm.model.config.get_text_config().hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a resumed run must start from the same heads
-            self.heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in self.words.items()})
+            self.heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in self.classes.items()})
         return nn.ModuleList([*vlm.family.vision_modules(vlm.model), self.heads])
 
     def whole(self, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
@@ -241,7 +241,8 @@ class See:
     def mosaic(self, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
         "Four windows, each around something"
         drawn = [self.boxes[min(np.searchsorted(self.chance, rng.random()), len(self.boxes) - 1)] for _ in range(4)]
-        windows = [window(self.pool, self.labels, n, c, _near(b["y"], self.words["row"], rng), _near(b["x"], self.words["column"], rng)) for n, c, b in drawn]
+        rows, columns = self.pool.cells.shape[2:]
+        windows = [window(self.pool, self.labels, n, c, _near(b["y"], rows, rng), _near(b["x"], columns, rng)) for n, c, b in drawn]
         joined = {k: _square([cut[k] for _, cut in windows]) for k in TOKEN_HEADS}
         return _square([pixels for pixels, _ in windows]), joined | dict(steering=np.array(-100), speed=np.array(-100))
 

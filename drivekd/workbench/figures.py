@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from plotly.subplots import make_subplots
 
 from ..study.intervals import wilson
-from ..study.rasters import misplaced, resample
+from ..study.rasters import finer, misplaced, resample
 from .safe import plotly_text
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #276fff7c
@@ -92,9 +92,9 @@ class Drawn:
 
 
 def common_grid(*maps: Mapping[str, np.ndarray], how: Drawn = Drawn()) -> list[dict[str, np.ndarray]]:
-    "Each set of maps as it is drawn, on the finest grid any of them has for a camera."
-    finest = {c: tuple(max(m[c].shape[i] for m in maps if c in m) for i in (0, 1)) for c in set().union(*maps)}
-    return [{c: resample(g, finest[c]) for c, g in how.of(m).items()} for m in maps]
+    "Each set of maps as it is drawn, on a grid that cuts no cell of any of them: nothing is smeared, so differences stay what they are."
+    fine = {c: finer(*(m[c].shape for m in maps if c in m)) for c in set().union(*maps)}
+    return [{c: resample(g, fine[c]) for c, g in how.of(m).items()} for m in maps]
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #48ae138a
 def common_scale(
