@@ -12,7 +12,7 @@ from readme import ROOT
 from drivekd.distill.capabilities import make_recipe
 from drivekd.workbench import bundle as B
 from drivekd.workbench import pages as P
-from drivekd.workbench.explorers import AttentionExplorer, common_sides, grids_of, on_canvas
+from drivekd.workbench.explorers import AttentionExplorer, _sides, common_sides, grids_of, on_canvas
 from drivekd.workbench.live import reply_to
 
 SHIPPED = ROOT / "data/explorers/miniature.safetensors"
@@ -75,6 +75,22 @@ def test_static_output_is_one_sandboxed_frame_with_picture_and_words(shipped):
     html = AttentionExplorer(shipped).static(rows=said, layers={"planning": [6], "student": [2]})._repr_html_()
     assert html.count("<iframe") == 1 and 'sandbox="allow-scripts"' in html and "<script" not in html and 'src="data:image/png;base64,' in html and len(html) < 260_000
     assert "planning teacher, layer 7" in html.split("<details>")[1]
+
+
+@pytest.mark.parametrize(("at", "told"), [({"a": "reasoning", "b": "planning", "head": 3}, ("reasoning teacher, layer 7: ", "planning teacher, layer 7, head 4: ")),
+                                           ({"preset": "perception", "head": 2}, ("perception teacher, layer 1: ", "student, layer 1, head 3: ")),
+                                           ({"a": "reasoning", "method": "rollout"}, ("reasoning teacher, all layers, rollout: ", "student, all layers, rollout: "))], ids=str)
+def test_a_static_page_keeps_to_its_view(shipped, at, told):
+    rows = [i for i, t in enumerate(shipped.tokens) if t.role == "answer"][:3]
+    explorer = AttentionExplorer(shipped, {**at, "rows": rows[:1]})
+    made = explorer.static(rows=rows, limit=400_000)
+    assert made.summary == explorer.summary() and [made.summary.count(t) for t in told] == [1, 1]
+    assert [explorer.static(rows=rows, limit=400_000, methods=("attention",), heads=False).summary.count(t.split(",")[0]) for t in told] == [1, 1]  # these models, without what was left out
+
+
+def test_a_static_page_without_its_preset_keeps_the_models(shipped):
+    few = AttentionExplorer(shipped, {"preset": "perception"}).static(rows=[60], layers={"perception": [3], "planning": [6], "student": [2]}).summary
+    assert "perception teacher, layer 4: " in few and "student, layer 3: " in few
 
 
 def test_sizes_above_a_limit_are_refused_with_a_sentence(shipped, tmp_path):
@@ -209,7 +225,8 @@ def test_a_head_and_a_method_change_what_python_shows(shipped):
 def test_a_view_that_names_one_model_gets_another_beside_it(opened, shipped, at, both):
     explorer = AttentionExplorer(shipped, at)
     assert [said.split(",")[0].split(": ")[-1].replace(" teacher", "") for said in explorer.summary().split("pictures. ")[1].split("; ")] == [b.replace(" teacher", "") for b in both]
-    assert view(opened(explorer.page()), "[view.state.a, view.state.b]") == both
+    layers = [[*side.layers] for side in _sides(shipped, explorer.view).values()]
+    assert view(opened(explorer.page()), "[view.state.a, view.state.b, view.state.layersA, view.state.layersB]") == [*both, *layers]
 
 
 def test_a_model_named_anew_leaves_the_side_where_it_stood(shipped):
@@ -262,7 +279,7 @@ def test_grids_of_coprime_widths_meet_at_the_finest_raster():
     assert common_sides([B.square_grids(1, p * p) for p in primes], 0) == (96, 96)
 
 
-@pytest.mark.parametrize("wrong", [{"layersA": [99]}, {"head": "x"}, {"head": 99}, {"rows": None}, {"rows": "12"}, {"layersB": [True]}, {"method": "rollout", "layersA": [0]}, {"preset": "planning", "a": "student"}], ids=str)
+@pytest.mark.parametrize("wrong", [{"layersA": [99]}, {"layersA": []}, {"layersB": []}, {"head": "x"}, {"head": 99}, {"rows": None}, {"rows": "12"}, {"layersB": [True]}, {"method": "rollout", "layersA": [0]}, {"preset": "planning", "a": "student"}], ids=str)
 def test_a_view_of_what_was_not_recorded_is_one_sentence(shipped, wrong):
     explorer = AttentionExplorer(shipped)
     with pytest.raises(B.BundleError): explorer._keep(wrong)
@@ -582,11 +599,25 @@ def test_labels_say_what_they_are_parts_of(opened, shipped):
 def differ(one, other): return np.asarray(one).shape != np.asarray(other).shape or not np.array_equal(np.asarray(one), np.asarray(other))
 
 
-@pytest.mark.parametrize("more", [{"mode": "a"}, {"mode": "b"}, {"mode": "difference"}, {"layout": "top-down"}, {"colours": "cividis"}, {"norm": "row"}, {"objects": False}, {"sinks": True}, {"head": 3}, {"head": 3, "common": False}], ids=str)
+@pytest.mark.parametrize("more", [{"mode": "a"}, {"mode": "b"}, {"mode": "difference"}, {"layout": "top-down"}, {"colours": "cividis"}, {"objects": False}, {"mode": "difference", "objects": False}, {"sinks": True}, {"head": 3, "common": False}], ids=str)
 def test_a_still_picture_keeps_to_its_view(shipped, more):
     at = {"preset": "planning", "rows": [len(shipped.tokens) - 3]}
-    plain = {**at, "head": 3} if "common" in more else at
+    plain = {**at, **({"head": 3} if "common" in more else {"mode": "difference"} if len(more) > 1 else {})}
     assert differ(AttentionExplorer(shipped, plain).picture(80), AttentionExplorer(shipped, {**at, **more}).picture(80))
+
+
+@pytest.mark.parametrize(("more", "whole"), [({"head": 3}, True), ({"norm": "row"}, False), ({"head": 3, "norm": "row"}, False)], ids=str)
+def test_a_still_picture_draws_the_numbers_of_its_view(shipped, monkeypatch, more, whole):
+    "Not only its captions change."
+    drawn = []
+    monkeypatch.setattr("drivekd.workbench.explorers.teacher_student", lambda photos, teacher, *rest: drawn.append(joined(rest[-1].of(teacher))))
+    AttentionExplorer(shipped, {"preset": "planning", "rows": [len(shipped.tokens) - 3], **more}).picture(80)
+    row = shipped.values("planning", 6, head=more.get("head"))[-3]
+    assert drawn == [pytest.approx((row / row.sum() if whole else row).tolist(), abs=1e-6)] and row.sum() < 0.999  # so that both norms differ
+
+
+def test_a_still_picture_may_be_small(shipped):
+    for width in (1, 5, 10): assert AttentionExplorer(shipped, {"preset": "planning"}).picture(width).height > 3 * width
 
 
 def test_a_still_picture_of_a_difference_says_when_a_side_is_missing(shipped):
@@ -689,8 +720,14 @@ def test_a_page_of_one_model_opens_whatever_mode_is_asked_for(opened):
     explorer = AttentionExplorer(partial(), {"mode": "difference", "colours": "cividis"})
     assert explorer.view == {"colours": "cividis"}
     assert view(opened(explorer.page()), "view.state.mode") == "a"
-    tab = opened(P.page("x", P.front("attention"), partial().to_bytes(), {"view": {"mode": "difference"}}))  # a view that nobody checked
-    assert view(tab, "view.state.mode") == "a"
+    tab = opened(P.page("x", P.front("attention"), partial().to_bytes(), {"view": {"mode": "difference", "layersA": []}}))  # a view that nobody checked
+    assert view(tab, "[view.state.mode, view.state.layersA]") == ["a", [0]]
+    told = view(tab, "(() => { let out; view.channel.set = told => { out = told; }; view.tell(); return out; })()")
+    assert AttentionExplorer(partial(), told).view == {k: v for k, v in told.items() if k != "mode"} and told["layersA"] == [0]  # what the page tells its kernel
+
+
+def test_a_method_by_which_no_model_of_the_view_was_recorded_is_refused():
+    with pytest.raises(B.BundleError, match="`method` of a view"): AttentionExplorer(partial(), {"method": "rollout"})
 
 
 @pytest.mark.parametrize("at", [{}, {"a": "coarse", "b": "fine"}], ids=str)
@@ -804,8 +841,12 @@ def test_a_kernel_that_does_not_answer_is_a_sentence_with_a_way_out(opened, ship
     tab = opened(P.page("widget", P.front("attention"), shipped.to_bytes(), {}).replace(P._BOOT, """
       fromBase64(document.getElementById("dk-data").textContent).then(bytes => {
         const traits = {data: new DataView(bytes.buffer), options: {asks: true, patience: 0.2}, view: {preset: "planning"}};
-        explore(document.getElementById("dk-host"), widgetChannel({get: k => traits[k], set() {}, save_changes() {}, on() {}, send() {}}));
+        const listeners = {}, sent = [], late = i => listeners["msg:custom"]({id: sent[i].id, before: {reply: "green", loss: 0.1}, after: {reply: `blue ${i}`, loss: 0.03}});
+        Object.assign(globalThis, {sent, late});
+        explore(document.getElementById("dk-host"), widgetChannel({get: k => traits[k], set() {}, save_changes() {}, on: (k, f) => { listeners[k] = f; }, send: m => sent.push(m)}));
       });"""))
     tab.focus("canvas"), tab.keyboard.press("ArrowRight"), tab.click(".dk-ablate")
     tab.wait_for_selector("text=no answer within 0.2 seconds")
-    assert "ask again" in tab.inner_text(".dk-result")
+    assert "run the cell of this view again" in tab.inner_text(".dk-result")
+    tab.evaluate("late(0)")
+    tab.wait_for_selector("text=becomes \u201cblue 0\u201d")
