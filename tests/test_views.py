@@ -520,6 +520,19 @@ def test_tags_of_replies_are_marked_drawn_and_lit_wherever_they_stand(opened, qu
 
 
 @pytest.mark.slow
+def test_a_picture_that_comes_late_takes_the_place_of_its_sentence(opened, quiz):
+    browser = B.QuestionBrowser(quiz)
+    data = B.packed(browser.header(), [None] * len(browser.entries.pictures))
+    replies = {i: reply_to(browser.answer, {"kind": "picture", "index": i}) for i in range(len(browser.entries.pictures))}
+    page = with_kernel("questions", data, f"(replies => m => replies[m.index])({json.dumps(replies)})").replace("asks: true", "asks: true, patience: 0.2").replace("setTimeout(() => listeners", "setTimeout(() => globalThis.open === true && listeners")
+    tab = opened(page.replace("send: m => {", "send: m => { (globalThis.late ??= []).push(() => listeners[\"msg:custom\"]({...reply(m), id: m.id}));"))
+    tab.wait_for_selector(".dk-album .dk-why:text('no answer within 0.2 seconds')")
+    assert tab.locator(".dk-album img").count() == 0
+    tab.evaluate("late.forEach(answer => answer())")
+    tab.wait_for_selector(".dk-album img[src^='data:image/jpeg;base64,']")
+    assert "no answer within" not in tab.inner_text(".dk-album")
+
+
 def test_in_jupyter_pictures_are_asked_for_by_number_when_their_question_is_opened(opened, quiz):
     browser = B.QuestionBrowser(quiz)
     data = B.packed(browser.header(), [None] * len(browser.entries.pictures))
