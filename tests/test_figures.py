@@ -275,8 +275,8 @@ def test_a_title_that_is_too_long_goes_on_in_the_next_line():
     images = {c: photo() for c in SIX}
     low, high = (F.six_cameras(images, title=title, pane_width=64) for title in ("short", "a title of many words that no sheet of two hundred pixels can hold"))
     assert high.width == low.width and high.height >= low.height + 40
-    word = np.asarray(F.six_cameras(images, title="w" * 24, pane_width=64))
-    assert (word[:30, -2:] == 255).all() and (word[:30] < 128).any()
+    word, long = (F.six_cameras(images, title=f"{'w' * n} end", pane_width=64) for n in (3, 24))
+    assert long.width == word.width and long.height == word.height + 20 and (np.asarray(long)[:50, -2:] == 255).all() and (np.asarray(long)[25:50] < 128).any()  # broken, as large as others
 
 
 def test_parts_of_the_row_stay_what_they_are():
@@ -295,6 +295,18 @@ def test_teacher_and_student_may_have_different_grids_but_need_the_same_cameras(
     assert out.width >= 160
     with pytest.raises(ValueError, match="one map per picture"):
         F.teacher_student(images, {"CAM_FRONT": np.eye(4)}, {"Student": {"CAM_BACK": np.eye(4)}})
+
+
+def test_tags_are_marked_on_a_difference_too():
+    images, maps = {"CAM_FRONT": photo(), "CAM_BACK": photo()}, {"CAM_FRONT": np.eye(4), "CAM_BACK": np.eye(4)}
+    plain, marked = (np.asarray(F.teacher_student(images, maps, {"Student": maps}, tags=tags, pane_width=80)) for tags in (None, {"CAM_FRONT": [(.5, .5, "c1")]}))
+    third = len(plain) // 3
+    assert all((plain[i * third:(i + 1) * third] != marked[i * third:(i + 1) * third]).any() for i in range(3))
+
+
+@pytest.mark.parametrize("wrong", [{"layout": "sideways"}, {"colours": "jet"}, {"colours": None}], ids=str)
+def test_ways_of_drawing_that_do_not_exist_are_one_sentence(wrong):
+    with pytest.raises(ValueError, match=r"of a drawing is one of .*, found .*\.$"): F.Drawn(**wrong)
 
 
 def test_equal_maps_have_no_difference():

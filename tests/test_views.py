@@ -465,6 +465,16 @@ def test_in_jupyter_the_dashboard_asks_for_what_is_new_and_shows_it(opened, tmp_
     assert tab.evaluate("model.get('view')") == {"shown": ["run"], "hidden": [], "section": "losses", "axis": "step", "log": False, "smooth": 1}
 
 
+def test_a_dashboard_whose_kernel_is_silent_says_so_until_it_answers(opened, tmp_path):
+    write(tmp_path / "outputs/run")
+    first = RunDashboard(tmp_path / "outputs").snapshot()
+    page = with_kernel("dashboard", json.dumps(first).encode(), "m => ({made: 1, runs: [], listed: []})").replace("asks: true", "asks: true, patience: 0.2").replace("setTimeout(() => listeners", "globalThis.open && setTimeout(() => listeners")
+    tab = opened(page.replace("const traits", "globalThis.open = false; const traits"))
+    tab.wait_for_selector(".dk-pulse:text('the kernel does not answer')")
+    tab.evaluate("open = true, document.querySelector('.dk').view.look()")
+    tab.wait_for_selector(".dk-pulse:text('live, every')")
+
+
 def test_hundreds_of_questions_are_filtered_and_walked_by_keyboard_and_nothing_foreign_runs(opened, quiz, tmp_path):
     many = B.QuestionBrowser(quiz, {"teacher": said(quiz), "<b>student": said(quiz, 3)})
     many.entries.rows = [{**r, "id": f"{r['id']}-{k}"} for k in range(20) for r in many.entries.rows]
@@ -510,6 +520,19 @@ def test_tags_of_replies_are_marked_drawn_and_lit_wherever_they_stand(opened, qu
 
 
 @pytest.mark.slow
+def test_a_picture_that_comes_late_takes_the_place_of_its_sentence(opened, quiz):
+    browser = B.QuestionBrowser(quiz)
+    data = B.packed(browser.header(), [None] * len(browser.entries.pictures))
+    replies = {i: reply_to(browser.answer, {"kind": "picture", "index": i}) for i in range(len(browser.entries.pictures))}
+    page = with_kernel("questions", data, f"(replies => m => replies[m.index])({json.dumps(replies)})").replace("asks: true", "asks: true, patience: 0.2").replace("setTimeout(() => listeners", "setTimeout(() => globalThis.open === true && listeners")
+    tab = opened(page.replace("send: m => {", "send: m => { (globalThis.late ??= []).push(() => listeners[\"msg:custom\"]({...reply(m), id: m.id}));"))
+    tab.wait_for_selector(".dk-album .dk-why:text('no answer within 0.2 seconds')")
+    assert tab.locator(".dk-album img").count() == 0
+    tab.evaluate("late.forEach(answer => answer())")
+    tab.wait_for_selector(".dk-album img[src^='data:image/jpeg;base64,']")
+    assert "no answer within" not in tab.inner_text(".dk-album")
+
+
 def test_in_jupyter_pictures_are_asked_for_by_number_when_their_question_is_opened(opened, quiz):
     browser = B.QuestionBrowser(quiz)
     data = B.packed(browser.header(), [None] * len(browser.entries.pictures))

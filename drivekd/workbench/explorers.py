@@ -10,6 +10,7 @@ __all__ = ['CHOICES', 'SWITCHES', 'common_sides', 'on_canvas', 'checked_view', '
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, combinations
 from math import lcm
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from PIL import Image, ImageOps
 
 from ..study.rasters import parts
 from .bundle import AttentionBundle, BundleError, Geometry, Plan, as_image, pick, read
-from .figures import Drawn, attention_shares, common_grid, common_scale, difference, six_cameras, teacher_student
+from .figures import WAYS, Drawn, attention_shares, common_grid, common_scale, difference, six_cameras, teacher_student
 from .live import PAGE_LIMIT, STATIC_LIMIT, Answer, Live, save_page, small_enough
 from .pages import Static, front, page
 
@@ -102,8 +103,7 @@ def _sides(bundle: AttentionBundle, view: Mapping) -> dict[str, _Side]:
     return found
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #2b286106
-CHOICES = {"mode": ("a", "b", "difference", "all"), "method": ("attention", "rollout", "gradient"), "layout": ("panorama", "top-down"), "colours": ("viridis", "cividis"),
-           "norm": ("pictures", "row")}
+CHOICES = {"mode": ("a", "b", "difference", "all"), "method": ("attention", "rollout", "gradient"), **WAYS, "norm": ("pictures", "row")}
 SWITCHES = ("sinks", "objects", "common")  # hide sinks; draw objects; all heads on one scale
 
 
@@ -120,17 +120,18 @@ def checked_view(
     _check_numbers("rows", view.get("rows", []), range(len(bundle.tokens)))
     _check_numbers("head", [view["head"]] if view.get("head") is not None else [], sorted({m.head for m in bundle.maps if m.head is not None}))
     method, sides = view.get("method", "attention"), _sides(bundle, {k: v for k, v in view.items() if not k.startswith("layers")})
+    if not sides: raise BundleError(f"`method` of a view is one by which a model of it was recorded, found {method!r}; leave it out, or name other models.")
     for side in "ab":
-        if f"layers{side.upper()}" in view: _check_numbers(f"layers{side.upper()}", view[f"layers{side.upper()}"], _recorded(bundle, sides[side].model, method) if side in sides else range(max(m.layers for m in bundle.models)))
+        if (key := f"layers{side.upper()}") in view: _check_numbers(key, view[key], _recorded(bundle, sides[side].model, method) if side in sides else range(max(m.layers for m in bundle.models)), 1)
     if view.get("preset") and not any(_fits(p, view) for p in bundle.plans): raise BundleError(f"preset {view['preset']!r} compares no {view.get('a')!r} with {view.get('b')!r}; leave out the preset or the models.")
     return {k: v for k, v in view.items() if k != "mode" or _names(bundle, view)[1]}  # all modes but the first need a second model
 
 
-def _check_numbers(key: str, found: object, there: Sequence[int]) -> None:
+def _check_numbers(key: str, found: object, there: Sequence[int], least: int = 0) -> None:
     "A view names places that the bundle has."
-    if not (isinstance(found, (list, tuple)) and all(type(x) is int and x in there for x in found)):
+    if not (isinstance(found, (list, tuple)) and len(found) >= least and all(type(x) is int and x in there for x in found)):
         listed = f"{there[0]} to {there[-1]}" if isinstance(there, range) else ", ".join(map(str, there)) or "none"
-        raise BundleError(f"`{key}` of a view are numbers, counted from 0, that the bundle has ({listed}), found {str(found)[:60]}.")
+        raise BundleError(f"`{key}` of a view are {'one or more ' * least}numbers, counted from 0, that the bundle has ({listed}), found {str(found)[:60]}.")
 
 
 def _fits(plan: Plan, view: Mapping) -> bool:
@@ -215,13 +216,13 @@ def summary_of(
     view: Mapping | None = None,
 ) -> str:
     "What a view shows, in sentences."
-    view, parts, grids = view or {}, [], grids_of(bundle, view)
+    view, sentences, grids = view or {}, [], grids_of(bundle, view)
     for side, look in _sides(bundle, view).items():
         shares = attention_shares(grids[side]) if _looks(grids.get(side)) else {}
         order = sorted(shares, key=lambda c: -shares[c].sum())
         said = ", ".join(f"{shares[c].sum():.0%} on {c}" for c in order[:3]) or ("nothing on the pictures" if side in grids else "not recorded")
-        parts.append(f"{_caption(bundle, look)}: {said}{_hidden(bundle, look, _rows(bundle, view)) if view.get('sinks') else ''}{_carried(bundle, look, _rows(bundle, view))}")
-    return (f"Attention {_tokens_named(bundle, _rows(bundle, view))}, as shares of what is on the pictures. " + "; ".join(parts)
+        sentences.append(f"{_caption(bundle, look)}: {said}{_hidden(bundle, look, _rows(bundle, view)) if view.get('sinks') else ''}{_carried(bundle, look, _rows(bundle, view))}")
+    return (f"Attention {_tokens_named(bundle, _rows(bundle, view))}, as shares of what is on the pictures. " + "; ".join(sentences)
             + f". Question: {bundle.question[:200]} Answer: {bundle.answer[:200]}")
 
 
@@ -229,7 +230,7 @@ def _top(bundle: AttentionBundle, view: Mapping, grids: Mapping[str, Mapping[str
     "The value of full colour: of both sides, or of the strongest head where all heads share one scale."
     if view.get("head") is None or not view.get("common", True): return common_scale(*map(how.of, grids.values()))
     views = [{**view, "head": h} for h in sorted({m.head for m in bundle.maps if m.head is not None})]
-    found = [grids_of(bundle, v).get(side) for v in views for side, look in _sides(bundle, v).items() if look.head is not None]
+    found = [by.get(side) for v in views for by in [grids_of(bundle, v)] for side, look in _sides(bundle, v).items() if look.head is not None]
     return max((common_scale(how.of(g)) for g in found if _looks(g)), default=None)
 
 
@@ -255,7 +256,7 @@ def picture_of(
     top, (first, *others) = _top(bundle, view, both, how), grids
     title = f"{titles[first]}, {at}"
     if not others: return six_cameras(photos, grids[first], title, top, marks, pane_width, how=how)
-    if mode == "difference": return difference(photos, *common_grid(*grids.values(), how=how), f"{titles['b']} minus {title}", pane_width, how)
+    if mode == "difference": return difference(photos, *common_grid(*grids.values(), how=how), f"{titles['b']} minus {title}", marks, pane_width, how)
     return teacher_student(photos, grids[first], {titles[n]: grids[n] for n in others}, title, marks, pane_width, top, how)
 
 # %% ../../nbs/api/workbench/04_explorers.ipynb #2cac0578
@@ -297,25 +298,32 @@ def static(
     self: AttentionExplorer,
     rows: Sequence[int] | None = None,  # places of the tokens to keep; None: all
     layers: Mapping[str, Sequence[int]] | None = None,  # of the models to keep; None: all
-    methods: Sequence[str] = ("attention",),
-    heads: bool = False,
+    methods: Sequence[str] | None = None,  # None: attention, and that of the view
+    heads: bool | None = None,  # maps of single heads; None: where the view shows one
     height: int = 760,  # pixels
     jpeg_width: int = 200,
     limit: int = STATIC_LIMIT,  # bytes in the notebook
 ) -> Static:
     "The explorer for an executed notebook: a sandboxed frame, a picture and a summary."
-    less = pick(self.bundle, rows, layers, methods, heads, jpeg_width)
+    shown = {"attention", self.view.get("method", "attention")}  # without attention a bundle has no model
+    less = pick(self.bundle, rows, layers, shown if methods is None else methods, self.view.get("head") is not None if heads is None else heads, jpeg_width)
     new = {old: i for i, old in enumerate(range(len(self.bundle.tokens)) if rows is None else rows)}
     view = {**self.view, "rows": [new[r] for r in _rows(self.bundle, self.view) if r in new] or [0]}
+    if view.get("preset"): view |= {side: look.model for side, look in _sides(self.bundle, view).items()}  # they stay where the preset cannot
     small = AttentionExplorer(less, _left(less, view))
-    shown = Static(small.page(), small.summary(), ImageOps.contain(small.picture(150), (470, 3000)), height)
-    return small_enough(shown, limit, "keep fewer rows or layers, or write a page with `to_html`")
+    made = Static(small.page(), small.summary(), ImageOps.contain(small.picture(150), (470, 3000)), height)
+    return small_enough(made, limit, "keep fewer rows or layers, or write a page with `to_html`")
+
+
+_MAY_GO = (("head",), ("layersA", "layersB"), ("method",), ("preset",), ("a", "b"))  # of a view, the first ones first
 
 
 def _left(less: AttentionBundle, view: Mapping) -> dict:
-    "What of a view a smaller bundle can still show: all of it, or its tokens."
-    try: return checked_view(less, view)
-    except BundleError: return checked_view(less, {k: v for k, v in view.items() if k in ("rows", "mode", "layout", "colours", "norm", *SWITCHES)})
+    "What of a view a smaller bundle can still show: all but the least that stands in its way."
+    for gone in chain.from_iterable(combinations(_MAY_GO, n) for n in range(len(_MAY_GO))):
+        try: return checked_view(less, {k: v for k, v in view.items() if k not in chain(*gone)})
+        except BundleError: continue
+    return checked_view(less, {k: v for k, v in view.items() if k not in chain(*_MAY_GO)})
 
 
 AttentionExplorer.static = static

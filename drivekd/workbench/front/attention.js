@@ -201,6 +201,8 @@ const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ 
   ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
 
 const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "common", "norm"];  // of the state, in the `view` trait
+/** A view whose layers, where it has the key, are some. */
+const named = view => Object.fromEntries(Object.entries(view).filter(([key, value]) => !key.startsWith("layers") || value?.length));
 
 // --- the view ------------------------------------------------------------------------------------------------------------------------------
 
@@ -235,6 +237,7 @@ class AttentionView {
   /** State from outside; Python has checked it against the bundle. What is absent stays, except the layers of other models. */
   accept(given) {
     const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]];
+    given = named(given);
     for (const [side] of sides) if (this.looks.model(given[side])) s[side] = given[side];
     if (s.a === s.b && !(given.a && given.b)) s[given.a ? "b" : "a"] = this.beside(s.a, given.a ? "b" : "a") || s.a;  // a view that names one gets another beside it
     if (given.preset) this.applyPreset(given.preset, false, given.a);
@@ -251,7 +254,7 @@ class AttentionView {
     if (s.step < 0) Object.assign(s, {preset: null, step: 0});
     if (!s.rows.length) s.rows = [this.firstRow()];
   }
-  tell() { const view = Object.fromEntries(KEPT.map(key => [key, this.state[key]])); this.told = JSON.stringify(view); this.channel.set(view); }
+  tell() { const view = named(Object.fromEntries(KEPT.map(key => [key, this.state[key]]))); this.told = JSON.stringify(view); this.channel.set(view); }
 
   // --- what there is
 
@@ -737,7 +740,10 @@ class AttentionView {
     const result = el("p", {class: "dk-result", "aria-live": "polite"});
     const ask = async () => {
       result.textContent = "asking\u2026";
-      const reply = await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...m.boxes.subarray(4 * t, 4 * t + 4)])});
+      tell(await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...m.boxes.subarray(4 * t, 4 * t + 4)])}));
+    };
+    const tell = reply => {
+      if (reply.late) reply.late.then(tell).catch(this.box.fail);
       if (reply.error) { result.textContent = reply.error; return; }
       const {before, after} = reply, said = before.reply === after.reply ? "Same answer" : `\u201c${before.reply}\u201d becomes \u201c${after.reply}\u201d`;
       result.textContent = `${said}; the answer read along costs ${before.loss.toFixed(3)} \u2192 ${after.loss.toFixed(3)} nats per token.`;

@@ -207,7 +207,7 @@ class DashboardView {
     new ResizeObserver(() => this.fit()).observe(this.grid);
     this.renew();
     Object.assign(this.box.root, {view: this}).dataset.ready = "true";  // for the console, and for tests
-    if (this.live) { this.beat = Date.now(); this.loop(); setInterval(() => this.showPulse(), 1000); }
+    if (this.live) { this.loop(); setInterval(() => this.showPulse(), 1000); }
     return this;
   }
   /** State from outside: only what exists. */
@@ -355,7 +355,7 @@ class DashboardView {
     this.asked = Date.now();
     const reply = await this.channel.ask({kind: "look", shown: this.state.shown, have: Object.fromEntries([...this.runs].map(([name, run]) => [name, run.version]))});
     this.asked = null;
-    if (!reply.silent) this.beat = Date.now();
+    this.silent = !!reply.silent;
     if (reply.error) { this.box.fail(reply.error); return; }
     this.box.root.querySelector(".dk-error").hidden = true;
     const before = new Map(this.listed.map(r => [r.name, r.status]));
@@ -369,8 +369,8 @@ class DashboardView {
   hold() { this.paused = !this.paused; this.pause.textContent = this.paused ? "Go on" : "Pause"; this.showPulse(); }
   showPulse() {
     const made = new Date(this.made * 1000), when = made.toISOString().slice(0, 19).replace("T", " ");
-    this.pulse.dataset.state = !this.live ? "still" : this.paused ? "paused" : this.asked && Date.now() - this.asked > 6000 ? "busy" : "live";
-    this.pulse.textContent = {still: `as of ${when} UTC`, paused: "paused", busy: "the kernel is busy", live: `live, every ${EVERY / 1000} s`}[this.pulse.dataset.state];
+    this.pulse.dataset.state = !this.live ? "still" : this.paused ? "paused" : this.silent ? "silent" : this.asked && Date.now() - this.asked > 6000 ? "busy" : "live";
+    this.pulse.textContent = {still: `as of ${when} UTC`, paused: "paused", silent: "the kernel does not answer", busy: "the kernel is busy", live: `live, every ${EVERY / 1000} s`}[this.pulse.dataset.state];
   }
 
   // --- keys and pictures

@@ -59,8 +59,9 @@ class Album {
     const {at, why} = this.pictures[index];
     if (at) return {url: URL.createObjectURL(new Blob([this.jpeg(at)], {type: "image/jpeg"}))};
     if (why || !this.channel.ask) return {why: why || "left out of this page"};
-    const reply = await this.channel.ask({kind: "picture", index});
-    return reply.error ? {why: reply.error} : {url: "data:image/jpeg;base64," + reply.jpeg};
+    const found = reply => reply.error ? {why: reply.error} : {url: "data:image/jpeg;base64," + reply.jpeg}, reply = await this.channel.ask({kind: "picture", index});
+    if (reply.late) reply.late.then(() => this.kept.delete(index));  // whoever asks again gets the picture
+    return {...found(reply), late: reply.late && reply.late.then(found)};
   }
   async forget(index) { const {url} = await this.kept.get(index); this.kept.delete(index); if (url && url.startsWith("blob:")) URL.revokeObjectURL(url); }
 }
@@ -182,7 +183,11 @@ class QuestionView {
     return [...e.pictures].sort((a, b) => rank(a) - rank(b)).map(index => {
       const camera = this.found.pictures[index].camera || "picture", here = e.tags.filter(t => t.picture === index && t.x != null), image = el("img", {alt: `${camera}${here.length ? ", with " + here.map(t => t.label).join(", ") : ""}`, decoding: "async"});
       const pane = el("button", {type: "button", class: "dk-pane", title: "enlarge", onclick: () => this.enlarge(index, e).catch(this.box.fail)}, image, here.map(t => this.dot(t, e)));
-      this.album.get(index).then(({url, why}) => { if (url) image.src = url; else { image.remove(); pane.prepend(el("span", {class: "dk-why"}, why)); } }).catch(this.box.fail);
+      const note = el("span", {class: "dk-why"}), put = ({url, why, late}) => {
+        if (url) { image.src = url; note.replaceWith(image); } else { note.textContent = why; image.replaceWith(note); }
+        return late && late.then(put);
+      };
+      this.album.get(index).then(put).catch(this.box.fail);
       return el("figure", {"data-picture": index}, pane, el("figcaption", {}, camera));
     });
   }

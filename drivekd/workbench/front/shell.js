@@ -228,21 +228,20 @@ function pageChannel(bytes, options = {}) { return {bytes, options, kernel: fals
 
 const PATIENCE = 180;  // seconds: a large model on a slow machine answers later than one thinks (our choice)
 
-/** In Jupyter: bytes and state are traits, questions to the kernel are messages. One that is not answered becomes a sentence. */
+/** In Jupyter: bytes and state are traits, questions to the kernel are messages. One that is not answered in time becomes a sentence, whose `late` is the answer all the same. */
 function widgetChannel(model) {
   const waiting = new Map();
   let next = 0;
-  const answered = message => { const done = waiting.get(message.id); if (done) { waiting.delete(message.id); done(message); } };
-  model.on("msg:custom", answered);
+  model.on("msg:custom", message => { const done = waiting.get(message.id); if (done) { waiting.delete(message.id); done(message); } });
   const view = model.get("data"), options = model.get("options") || {};
   return {
     bytes: new Uint8Array(view.buffer, view.byteOffset, view.byteLength), options, kernel: true, get: () => model.get("view") || {},
     set: state => { model.set("view", state); model.save_changes(); }, on: listener => model.on("change:view", listener),
     ask: options.asks ? content => new Promise(done => {
       const id = ++next, seconds = options.patience || PATIENCE;
-      const error = `The kernel gave no answer within ${seconds} seconds: it is busy, or it was stopped. Wait until its cell has ended and ask again, or run the cell of this view again.`;
-      const late = setTimeout(() => answered({id, error, silent: true}), 1000 * seconds);
-      waiting.set(id, message => { clearTimeout(late); done(message); }); model.send({...content, id});
+      const error = `The kernel gave no answer within ${seconds} seconds: it is busy, or it was stopped. A late answer is shown when it comes; where the cell has ended and none came, run the cell of this view again.`;
+      const late = new Promise(found => waiting.set(id, found)), timer = setTimeout(() => done({error, silent: true, late}), 1000 * seconds);
+      late.then(message => { clearTimeout(timer); done(message); }); model.send({...content, id});
     }) : null,
   };
 }
