@@ -141,10 +141,10 @@ def test_a_kept_study_gives_the_same_tables_and_holds_no_reply(tmp_path):
     for seed in (1, 2): made_up(tmp_path / "sweep", f"ce-s{seed}", [1, 0, 1]), made_up(tmp_path / "sweep", f"agp-s{seed}", [1, 1, seed - 1], params={"recipe": "agp", "seed": seed})
     made_up(tmp_path / "sweep", "kl-s1", [1], status="failed")
     runs, claims = read_runs([tmp_path / "sweep"]), [Claim("", (("agp", "ce", "planning"),))]
-    keep_runs(runs, tmp_path / "study.json")
-    kept = read_runs([tmp_path / "study.json"])
+    keep_runs(runs, tmp_path / "new" / "study.json")
+    kept = read_runs([tmp_path / "new" / "study.json"])
     assert study_tables(kept, claims, "ce") == study_tables(runs, claims, "ce") and kept.others == runs.others
-    assert "alert" not in (tmp_path / "study.json").read_text()
+    assert "alert" not in (tmp_path / "new" / "study.json").read_text()
     for wrong in ("{", "[]", '{"schema": 2}'):
         (tmp_path / "wrong.json").write_text(wrong)
         with pytest.raises(RunError, match="is no study"): read_runs([tmp_path / "wrong.json"])

@@ -127,6 +127,7 @@ def keep_runs(
     exams: list[dict[str, list]] = []
     kept = [{"variant": r.variant, "seed": r.seed, "result": {k: r.result.get(k) for k in ("seed", "params", "metrics", "git")}, "exam": _place(exams, _columns(r, ASKED)), **_columns(r, ANSWERED)} for r in runs.ok]
     text = json.dumps({"schema": 1, "exams": exams, "runs": kept, "others": runs.others}, ensure_ascii=False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_aside(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
