@@ -323,8 +323,8 @@ class AttentionView {
   }
   layer(by) {
     const s = this.state, plan = this.plan();
-    if (plan) { s.step = Math.min(plan.pairs.length - 1, Math.max(0, s.step + by)); this.takeStep(); this.renew(); this.tell(); return; }
-    const there = this.recorded("a"), next = there[Math.min(there.length - 1, Math.max(0, there.indexOf(s.layersA[0]) + by))];
+    if (plan && plan.pairs.length > 1) { s.step = Math.min(plan.pairs.length - 1, Math.max(0, s.step + by)); this.takeStep(); this.renew(); this.tell(); return; }
+    const there = this.recorded("a"), next = there[(there.indexOf(s.layersA[0]) + by + there.length) % there.length];  // round, as a preset may open on the last
     this.change({layersA: [next], layersB: s.b ? [this.partner(next)] : []});
   }
   method(name) {
@@ -404,7 +404,6 @@ class AttentionView {
       lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
     }
     this.replies = el("div", {class: "dk-replies"}); this.carriedText = el("span", {class: "dk-cut"});
-    const first = this.chips.find(Boolean); if (first) first.tabIndex = 0;
     const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []); return rows.length ? button(label, () => this.select(rows)) : null; };
     return el("div", {class: "dk-text"}, lists, this.replies, el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true), group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
       this.ui.shade.node, this.carriedText));
@@ -643,6 +642,7 @@ class AttentionView {
     const look = this.side(side), one = i => { const v = this.looks.row(look, i); return v && sum(v); };
     const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
     const top = token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 : Math.max(1e-9, ...values.filter(v => v != null));
+    if (!rows.has(this.stopped)) this.stop(s.rows[0]);
     this.ui.words.classList.toggle("dk-many", rows.size > 1);
     this.chips.forEach((chip, i) => {
       const known = values[i] != null, v = known ? Math.min(1, values[i] / top) : 0;
@@ -808,7 +808,6 @@ class AttentionView {
     on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
     on(this.ui.words, "pointerleave", () => this.peek(null));
     on(this.ui.words, "click", e => { const chip = e.target.closest(".dk-token"); if (chip) this.pick(Number(chip.dataset.row), e); });
-    on(this.ui.words, "focusin", e => { const chip = e.target.closest(".dk-token"); if (chip && !this.roving && chip.matches(":focus-visible")) this.select([Number(chip.dataset.row)]); });
     on(this.ui.words, "keydown", e => this.wordKey(e));
     on(this.list, "pointerover", e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); });
     on(this.list, "pointerleave", () => this.peek(null));
@@ -832,7 +831,9 @@ class AttentionView {
     else this.select([row]);
     this.rove(row);
   }
-  rove(row) { this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); this.roving = true; this.chips[row].focus({preventScroll: true}); this.roving = false; }
+  rove(row) { this.stop(row); this.chips[row].focus({preventScroll: true}); }
+  /** The token that the Tab key reaches; it chooses nothing. */
+  stop(row) { this.stopped = row; this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); }
   wordKey(e) {
     const chip = e.target.closest(".dk-token");
     if (!chip || e.ctrlKey || e.metaKey || e.altKey) return;
