@@ -531,6 +531,18 @@ def test_maps_of_some_tokens_are_shown_as_far_as_they_go(opened):
     assert view(tab, "view.now.a") is None
 
 
+def test_a_head_without_the_chosen_token_is_a_sentence_and_no_scale(opened, shipped):
+    "The shipped bundle holds the heads' maps of the answer's tokens only."
+    tab = opened(AttentionExplorer(shipped, {"preset": "planning", "mode": "all"}).page())
+    view(tab, "view.change({head: 2, rows: [3], layout: 'panorama'}, true)")
+    why = "planning teacher and student: head 3 was recorded for the answer's tokens only; choose one of them or the mean of heads."
+    assert why in tab.inner_text(".dk-readout") and tab.inner_text(".dk aside").strip() == ""
+    assert not any("%" in text or text.startswith("by direction") for text in tab.evaluate(WRITTEN))
+    view(tab, "view.change({rows: [54]}, true)")
+    assert "recorded for" not in tab.inner_text(".dk-readout") and tab.inner_text(".dk aside").strip()
+    assert sum(text.startswith("by direction") for text in tab.evaluate(WRITTEN)) == 2
+
+
 def test_attention_of_nothing_on_the_pictures_is_said():
     nothing = B.bundle_of(["a"], {"m": {0: np.zeros((1, 4))}}, {"p": Image.new("RGB", (8, 8))})
     assert "nothing on the pictures" in AttentionExplorer(nothing).summary() and AttentionExplorer(nothing).picture(60).width > 0
