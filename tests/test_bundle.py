@@ -217,6 +217,11 @@ def test_rows_belong_to_the_words_that_they_are_said_to_belong_to():
     assert bundle.maps[0].rows == (2, 3) and [bundle.tokens[r].role for r in bundle.maps[0].rows] == ["answer"] * 2
 
 
+@pytest.mark.parametrize("start", [99, 5, -1, True, "2", 2.0], ids=str)
+def test_an_answer_begins_at_one_of_the_words(start):
+    with pytest.raises(B.BundleError, match="answer_from .*, from 0 to 4, found .*; leave it out"): B.bundle_of("a b c d".split(), {"m": {0: np.full((4, 8), 1 / 8)}}, PICTURES, answer_from=start)
+
+
 def test_plain_arrays_come_as_people_have_them(tmp_path):
     torch = pytest.importorskip("torch")
     Image.new("RGB", (32, 18), "#123").save(tmp_path / "back.png")

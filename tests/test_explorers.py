@@ -348,6 +348,25 @@ def test_everything_is_reached_by_keyboard(opened, shipped):
     assert not tab.is_visible(".dk-over") and "dk-over" not in tab.evaluate("document.activeElement.className")
 
 
+@pytest.mark.parametrize(("key", "layer"), [("[", 5), ("ArrowDown", 5), ("]", 0), ("ArrowUp", 0)])
+def test_a_layer_key_leaves_a_preset_of_one_pair(opened, shipped, key, layer):
+    "The preset shows the last recorded layer: the keys go round."
+    tab = opened(AttentionExplorer(shipped, {"preset": "planning"}).page())
+    assert view(tab, "[view.state.layersA, view.state.preset]") == [[6], "planning"]
+    tab.focus(".dk-token[tabindex='0']"), tab.keyboard.press(key)
+    assert view(tab, "[view.state.layersA, view.state.layersB, view.state.preset]") == [[layer], [2 if layer == 5 else 0], None]
+
+
+def test_the_tab_key_chooses_no_token(opened, shipped):
+    tab = opened(AttentionExplorer(shipped).page())
+    before, on = view(tab, "view.state.rows"), []
+    while tab.evaluate("document.activeElement.tagName") != "CANVAS" and len(on) < 60:
+        tab.keyboard.press("Tab")
+        on.append(tab.evaluate("document.activeElement.dataset.row"))
+    assert [row for row in on if row] == [str(before[0])] and len(on) < 60
+    assert view(tab, "view.state.rows") == before
+
+
 def test_words_and_patches_are_linked_both_ways(opened, shipped):
     tab = opened(AttentionExplorer(shipped, {"a": "planning", "b": "student", "layersA": [6], "layersB": [2], "mode": "a", "norm": "row"}).page())
     row = next(i for i, t in enumerate(shipped.tokens) if t.text == " is" and t.role == "answer")
@@ -510,6 +529,18 @@ def test_maps_of_some_tokens_are_shown_as_far_as_they_go(opened):
     assert "not recorded" in beyond.summary() and beyond.picture(60).width > 0 and beyond.static()._repr_html_()
     tab = opened(beyond.page())
     assert view(tab, "view.now.a") is None
+
+
+def test_a_head_without_the_chosen_token_is_a_sentence_and_no_scale(opened, shipped):
+    "The shipped bundle holds the heads' maps of the answer's tokens only."
+    tab = opened(AttentionExplorer(shipped, {"preset": "planning", "mode": "all"}).page())
+    view(tab, "view.change({head: 2, rows: [3], layout: 'panorama'}, true)")
+    why = "planning teacher and student: head 3 was recorded for the answer's tokens only; choose one of them or the mean of heads."
+    assert why in tab.inner_text(".dk-readout") and tab.inner_text(".dk aside").strip() == ""
+    assert not any("%" in text or text.startswith("by direction") for text in tab.evaluate(WRITTEN))
+    view(tab, "view.change({rows: [54]}, true)")
+    assert "recorded for" not in tab.inner_text(".dk-readout") and tab.inner_text(".dk aside").strip()
+    assert sum(text.startswith("by direction") for text in tab.evaluate(WRITTEN)) == 2
 
 
 def test_attention_of_nothing_on_the_pictures_is_said():

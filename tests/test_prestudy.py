@@ -391,6 +391,13 @@ def test_curves_recommendations_and_losses_are_at_their_places(opened):
     assert "2–3" in tab.inner_text(".cols") and "holds +0.020 [+0.010, +0.030]" in tab.inner_text(".wide")
 
 
+def test_published_findings_of_three_models_are_not_cut_on_a_small_screen(opened):
+    tab = opened(read_studies(ROOT / "data/explorers/prestudy.json"))
+    for width in (1280, 1024):
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert tab.eval_on_selector(".wide", "box => [box.querySelectorAll('thead th').length, box.scrollWidth - box.clientWidth]") == [4, 0]
+
+
 def test_few_models_have_bands_many_have_none_until_they_are_asked_for(opened):
     tab = opened({name: stored(name) for name in ("m", "n", "o")})
     bands = lambda: tab.locator(".band").count()

@@ -568,6 +568,11 @@ def _check_named(maps: Mapping, words: Sequence[str], roles: Mapping[str, str] |
     for name, role in (roles or {}).items(): _need(name in maps and role in ("teacher", "student", "model"), f"roles are teacher, student or model of {', '.join(maps)}, found {str(role)[:40]!r} of {str(name)[:40]!r}.")
 
 
+def _check_start(answer_from: object, count: int) -> None:
+    "A wrong place would make all words question, or all answer, without a word."
+    _need(isinstance(answer_from, (int, np.integer)) and not isinstance(answer_from, bool) and 0 <= answer_from <= count, f"answer_from is the place of the answer's first word, from 0 to {count}, found {answer_from!r}; leave it out where there is no answer.")
+
+
 def bundle_of(
     words: Sequence[str],  # of question and answer
     maps: Mapping[str, Mapping[int, np.ndarray]],  # model → layer (from 0) → [rows, vision tokens], or [heads, rows, vision tokens]; arrays or tensors
@@ -584,6 +589,7 @@ def bundle_of(
 ) -> AttentionBundle:
     "A bundle from arrays of any model."
     _check_named(maps, words, roles)
+    if answer_from is not None: _check_start(answer_from, len(words))
     tokens, question, answer = _tokens(words, len(words) if answer_from is None else answer_from)
     made, models, places = [], [], list(range(len(words)) if rows is None else rows)
     for name, by_layer in maps.items():

@@ -284,6 +284,14 @@ class AttentionView {
     return {model, method: s.method, head, layers};
   }
   rows() { return this.hover.row != null ? [this.hover.row] : this.state.rows; }
+  /** Why a side has no map of the chosen tokens, and the way out. */
+  missing(which) {
+    const {model, method, head} = this.side(which), {tokens} = this.looks, map = this.looks.map(model, method, head);
+    if (!map) return "was not recorded by this method; choose another";
+    const {rows} = map, asked = i => tokens[i].role === "question", own = asked(rows[0]), whole = rows.length === tokens.filter((_, i) => asked(i) === own).length && rows.every(i => asked(i) === own);
+    const those = `was recorded for ${whole ? `the ${own ? "question" : "answer"}'s` : `${rows.length} of ${tokens.length}`} tokens only; choose one of them`;
+    return head == null ? those : `head ${head + 1} ${those} or the mean of heads`;
+  }
 
   /** Masses of the vision tokens of one side for some rows, as the controls want them; null if not recorded. */
   masses(which, rows, hide = this.state.sinks) {
@@ -323,8 +331,8 @@ class AttentionView {
   }
   layer(by) {
     const s = this.state, plan = this.plan();
-    if (plan) { s.step = Math.min(plan.pairs.length - 1, Math.max(0, s.step + by)); this.takeStep(); this.renew(); this.tell(); return; }
-    const there = this.recorded("a"), next = there[Math.min(there.length - 1, Math.max(0, there.indexOf(s.layersA[0]) + by))];
+    if (plan && plan.pairs.length > 1) { s.step = Math.min(plan.pairs.length - 1, Math.max(0, s.step + by)); this.takeStep(); this.renew(); this.tell(); return; }
+    const there = this.recorded("a"), next = there[(there.indexOf(s.layersA[0]) + by + there.length) % there.length];  // round, as a preset may open on the last
     this.change({layersA: [next], layersB: s.b ? [this.partner(next)] : []});
   }
   method(name) {
@@ -338,7 +346,7 @@ class AttentionView {
     if (!s[key].every(l => there.includes(l))) s[key] = [there.at(-1)];
     this.change(s.preset && this.plan() ? {} : {preset: null}, Boolean(this.plan()));
   }
-  select(rows, hold = true) { this.state.rows = rows; this.hover.row = null; this.show(); if (hold) this.tell(); }
+  select(rows) { this.state.rows = rows; this.hover.row = null; this.show(); this.tell(); }
   point(patch, keep = false) { if (keep) this.state.patch = patch; else this.hover.patch = patch; this.show(); }
 
   // --- elements
@@ -404,7 +412,6 @@ class AttentionView {
       lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
     }
     this.replies = el("div", {class: "dk-replies"}); this.carriedText = el("span", {class: "dk-cut"});
-    const first = this.chips.find(Boolean); if (first) first.tabIndex = 0;
     const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []); return rows.length ? button(label, () => this.select(rows)) : null; };
     return el("div", {class: "dk-text"}, lists, this.replies, el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true), group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
       this.ui.shade.node, this.carriedText));
@@ -561,10 +568,11 @@ class AttentionView {
         if (s.objects) this.drawObjects(pen, p, x, y, box);
         this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) + this.ofRow() : "not recorded", x, y, box);
       });
-      if (panel.middle) this.drawVehicle(pen, {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
+      if (panel.middle && cells) this.drawVehicle(pen, {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
       this.drawPatches(pen, panel);
     }
     if (this.corner) ["a", "b"].forEach((w, i) => {
+      if (!this.now[w]) return;
       const {x, y, w: wide, h} = this.corner;
       pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.fillText(shortened(pen, "by direction: " + this.who(w), wide / 2 - 8), x + i * wide / 2, y - 6);
       this.drawVehicle(pen, {x: x + i * wide / 2, y, w: wide / 2, h}, this.now[w], ["#3b82c4", "#e08a2e"][i]);
@@ -632,8 +640,8 @@ class AttentionView {
       pen.fillStyle = ink; pen.fillText(shortened(pen, `${high} ${text}`, width - from - w - 5), from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
     const unit = method === "gradient" || norm === "pictures" ? "of what is on the pictures" : "of the row";
-    if (mode !== "difference") strip(height - (mode === "all" ? 38 : 20), this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}${b ? "; one scale for both" : ""}`);
-    if (["all", "difference"].includes(mode)) strip(height - 20, this.diverging, signed(-this.topDifference), signed(this.topDifference), `difference, points ${unit}, ${per}`);
+    if (["a", "b"].some(w => [w, "all"].includes(mode) && this.now[w])) strip(height - (mode === "all" ? 38 : 20), this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}${b ? "; one scale for both" : ""}`);
+    if (["all", "difference"].includes(mode) && this.now.difference) strip(height - 20, this.diverging, signed(-this.topDifference), signed(this.topDifference), `difference, points ${unit}, ${per}`);
   }
 
   // --- words, bars, tables
@@ -643,6 +651,7 @@ class AttentionView {
     const look = this.side(side), one = i => { const v = this.looks.row(look, i); return v && sum(v); };
     const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
     const top = token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 : Math.max(1e-9, ...values.filter(v => v != null));
+    if (!rows.has(this.stopped)) this.stop(s.rows[0]);
     this.ui.words.classList.toggle("dk-many", rows.size > 1);
     this.chips.forEach((chip, i) => {
       const known = values[i] != null, v = known ? Math.min(1, values[i] / top) : 0;
@@ -651,19 +660,24 @@ class AttentionView {
     });
   }
   showBars() {
-    const s = this.state, both = ["a", "b"].filter(w => this.now[w]), shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
-    const totals = shares.map(sum), bar = (w, x) => el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x)));
-    const rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => bar(w, totals[i] > 0 ? shares[i][p] / totals[i] : 0))));
-    this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
-      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
+    const s = this.state, both = ["a", "b"].filter(w => this.now[w]);
+    if (both.length) this.showShares(both); else this.bars.replaceChildren();
     const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
     const part = (x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "");
     this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
       el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), ...m.map(part))) ] : []);
   }
+  /** Of the sides that have a map. */
+  showShares(both) {
+    const s = this.state, shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
+    const totals = shares.map(sum), bar = (w, x) => el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x)));
+    const rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => bar(w, totals[i] > 0 ? shares[i][p] / totals[i] : 0))));
+    this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
+      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
+  }
   showScores() {
     const s = this.state, L = this.looks;
-    if (!L.objects.length || !s.objects) { this.scores.replaceChildren(); return; }
+    if (!L.objects.length || !s.objects || !this.now.a && !this.now.b) { this.scores.replaceChildren(); return; }
     const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return this.tables(t > 0 ? this.now[w].map(x => x / t) : this.now[w]); }, inside = both.map(norm);
     const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
     const rows = L.objects.map((o, k) => {
@@ -706,6 +720,9 @@ class AttentionView {
       parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
       const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
     }
+    const gone = new Map();  // what both sides lack is said once
+    for (const w of ["a", "b"]) if (s[w] && !this.now[w]) { const why = this.missing(w); gone.set(why, [...gone.get(why) || [], this.who(w)]); }
+    for (const [why, names] of gone) parts.push(`${names.join(" and ")}: ${why}`);
     const whole = s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row", hidden = ({count, mass}) => count ? `${count} sink${count > 1 ? "s" : ""} hidden: ${percent(mass, 0)} of ${whole}` : "no sinks";
     const sunk = s.sinks ? ["a", "b"].filter(w => this.now[w]).map(w => `${this.who(w)}: ${hidden(this.sunk(w, rows))}`) : [];
     this.sinksText.textContent = sunk.join("; ");
@@ -808,7 +825,6 @@ class AttentionView {
     on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
     on(this.ui.words, "pointerleave", () => this.peek(null));
     on(this.ui.words, "click", e => { const chip = e.target.closest(".dk-token"); if (chip) this.pick(Number(chip.dataset.row), e); });
-    on(this.ui.words, "focusin", e => { const chip = e.target.closest(".dk-token"); if (chip && !this.roving && chip.matches(":focus-visible")) this.select([Number(chip.dataset.row)]); });
     on(this.ui.words, "keydown", e => this.wordKey(e));
     on(this.list, "pointerover", e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); });
     on(this.list, "pointerleave", () => this.peek(null));
@@ -832,7 +848,9 @@ class AttentionView {
     else this.select([row]);
     this.rove(row);
   }
-  rove(row) { this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); this.roving = true; this.chips[row].focus({preventScroll: true}); this.roving = false; }
+  rove(row) { this.stop(row); this.chips[row].focus({preventScroll: true}); }
+  /** The token that the Tab key reaches; it chooses nothing. */
+  stop(row) { this.stopped = row; this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); }
   wordKey(e) {
     const chip = e.target.closest(".dk-token");
     if (!chip || e.ctrlKey || e.metaKey || e.altKey) return;

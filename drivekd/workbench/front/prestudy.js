@@ -10,6 +10,7 @@ const LOOK = `
 .dkp td.words{white-space:normal;text-align:left;min-width:15em}
 .dkp .wide{border:1px solid var(--line);border-radius:8px;padding:8px 10px;margin-top:12px;overflow-x:auto}
 .dkp .wide td,.dkp .wide th,.dkp .cols .words,.dkp .cols th.words{text-align:left}
+.dkp .wide td,.dkp .wide th{white-space:normal;vertical-align:top}.dkp .wide span{white-space:nowrap}
 .dkp .holds{color:#1d7a59;font-weight:600}.dkp .fails{color:#b95f05;font-weight:600}.dkp .open{color:var(--soft)}
 .dkp h3+table{margin-top:2px}.dkp .legend{display:flex;flex-wrap:wrap;gap:2px 16px}.dkp .legend span{white-space:nowrap}
 .dkp .dk-row{margin-bottom:6px}`;
@@ -216,9 +217,9 @@ function prestudyView(box, record, channel) {
   function findingsTable() {
     const asked = state.models.filter(m => studies[m].findings.length), key = f => f.claim + (f.feature ? ` (${f.feature})` : "");
     const claims = [...new Map(asked.flatMap(m => studies[m].findings).map(f => [key(f), f])).entries()];
-    const tone = {holds: "holds", "does not hold": "fails"}, bounds = f => known(f.low) ? ` [${gap(f.low)}, ${gap(f.high)}]` : "";
+    const tone = {holds: "holds", "does not hold": "fails"}, bounds = f => known(f.low) ? el("span", {}, `[${gap(f.low)}, ${gap(f.high)}]`) : "";
     const said = f => el("span", {class: tone[f.verdict] || "open"}, f.verdict === "no interval" ? "" : f.verdict + " ");
-    const cell = f => f ? el("td", {title: f.difference}, said(f), gap(f.value) + bounds(f)) : el("td", {}, "–");
+    const cell = f => f ? el("td", {title: f.difference}, said(f), gap(f.value) + " ", bounds(f)) : el("td", {}, "–");
     const line = text => asked.map(m => cell(studies[m].findings.find(f => key(f) === text)));
     found.hidden = !claims.length;
     found.replaceChildren(el("h3", {}, "Published findings, asked here: a difference that is above zero if the finding holds"),
