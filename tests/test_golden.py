@@ -4,7 +4,8 @@ Every NAME.json (with its NAME.safetensors) in the folder named by DRIVEKD_GOLDE
 
 The recordings were made with eager attention in float32. Their random students attend so sharply that a step computed in
 float64 differs from the recording by up to 5e-5, and one with the fused kernel by 2e-5: that is rounding, not method. So the
-kernel beneath the library's capture is replaced by transformers' eager one here (6e-6); test_hooks shows that the two agree.
+kernel beneath the library's capture is replaced by transformers' eager one here; test_hooks shows that the two agree. What is
+left differs between processors, 6e-6 on one and 2e-5 on another that we have met, so the bar is the recordings' own rounding.
 """
 import json
 import os
@@ -27,6 +28,7 @@ from drivekd.distill.teachers import Teachers
 
 FOLDER = Path(os.environ.get("DRIVEKD_GOLDEN_DIR", Path(__file__).parent / "golden"))
 CASES = sorted(path.stem for path in FOLDER.glob("*.json"))
+ROUNDING = 5e-5  # of the recordings: their distance to the same steps in float64
 KEYS = {"ce": "ce", "p:first_att_Atv": "perception", "r:intermediate": "reasoning", "d:penult_att_Atv": "planning"}
 
 
@@ -147,16 +149,16 @@ def check_step(replay: Replay, i: int, step: dict, losses: dict, outcome):
     terms = [t for t in step["task_order"] if t in share]
     assert list(outcome.telemetry.terms) == terms == list(share), f"step {i}: terms"
     for term in terms:
-        assert losses[term].item() == pytest.approx(step["loss"][term], rel=1e-6), f"step {i}: loss {term}"
+        assert losses[term].item() == pytest.approx(step["loss"][term], rel=5e-6), f"step {i}: loss {term}"
     weights = torch.tensor([outcome.weights[t] * share[t] for t in terms], dtype=torch.float64)
     found = torch.tensor(outcome.telemetry.gram, dtype=torch.float64) / weights.outer(weights)
     rows = [step["task_order"].index(t) for t in terms]
     wanted = torch.tensor(step["gram_unweighted"], dtype=torch.float64)[rows][:, rows]
     norms = wanted.diagonal().sqrt()
     error = ((found - wanted) / norms.outer(norms).clamp_min(1e-30)).abs().max().item()
-    assert error <= 1e-5, f"step {i}: Gram off by {error:.1e} of the norms"
+    assert error <= ROUNDING, f"step {i}: Gram off by {error:.1e} of the norms"
     total = sum(replay.recipe_weights[t] * share[t] * losses[t].item() for t in terms)
-    assert total == pytest.approx(step["total_loss_static"], rel=1e-6), f"step {i}: total"
+    assert total == pytest.approx(step["total_loss_static"], rel=5e-6), f"step {i}: total"
 
 
 def check_weights(replay: Replay, recorded: dict, when: str):
@@ -176,7 +178,7 @@ def test_every_recorded_step_of_the_published_trainer_is_reproduced(name):
         check_step(replay, i, step, losses, outcome)
         kind = "combined_grad" if step["optimizer_step_taken"] else "accumulated_grad"
         recorded = replay.tensors[f"{kind}.{i}"]
-        close(replay.flat(replay.window.total), recorded, 1e-5, f"step {i}: {kind}")
+        close(replay.flat(replay.window.total), recorded, ROUNDING, f"step {i}: {kind}")
         if step["optimizer_step_taken"]: replay.update(recorded)
         check_weights(replay, step["weights_after"], f"step {i}: weights after")
 
