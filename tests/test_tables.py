@@ -152,7 +152,7 @@ def test_a_kept_study_gives_the_same_tables_and_holds_no_reply(tmp_path):
 
 def test_costs_stand_beside_the_variants_that_started_from_what_was_measured(tmp_path):
     for name, student in (("small", "data/miniature/student/"), ("large", "somewhere/else")): made_up(tmp_path, f"{name}-s1", [1], params={"student": student, "seed": 1})
-    (tmp_path / "deploy.json").write_text(deployed := (project_root() / "nbs/api/study/measured/deployment.json").read_text())
+    (tmp_path / "deploy.json").write_text(deployed := (project_root() / "data/studies/deployment.json").read_text())
     measured = read_deployment(tmp_path / "deploy.json")
     rows = {row[0]: row[1:] for row in deployment_table(read_runs([tmp_path]), measured).rows}
     assert rows["small"][1] == f"{json.loads(deployed)['rows'][0]['parameters'] / 1e6:.2f}" and rows["large"][1:] == ("–",) * 4
