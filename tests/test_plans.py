@@ -16,7 +16,7 @@ from test_runner import notebook, wait_for
 from drivekd.distill.capabilities import PRESETS
 from drivekd.runs.identity import identity
 from drivekd.runs.parameters import RunError
-from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, read_plan, slots_of, state_of, states, sweep
+from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, pool, read_plan, slots_of, state_of, states, sweep
 from drivekd.runs.runner import project_root, read_status
 from drivekd.runs.tables import read_claims
 
@@ -148,6 +148,13 @@ def test_a_sweep_that_was_ended_goes_on_where_it_was(plan, tmp_path, number):
     assert wait_for(lambda: [s.status for s in states(running, out, identities(running))] == ["ok", "killed"])
     assert [s.status for s in sweep(planned(0.0), out)] == ["ok", "ok"]
     assert made(out) == ["1 0", "1 0", "1 0"]  # the quick one once
+
+
+def test_a_signal_while_a_run_ends_is_not_lost(plan, tmp_path, monkeypatch):
+    deleted, two = [], plan(runs={"a": {}, "b": {}})
+    monkeypatch.setattr("drivekd.runs.plans._start", lambda *_: subprocess.Popen(["true"]))
+    monkeypatch.setattr(subprocess.Popen, "__del__", lambda process: deleted.extend(process.args if process.args == ["true"] else ()))  # what is raised here, Python ignores
+    pool(two, two.runs, tmp_path, [{}], watch=lambda: deleted and pytest.fail("a process was deleted while the pool is at work"), pause=.05)
 
 
 def test_jobs_of_a_cluster_make_the_same_runs(plan, tmp_path):

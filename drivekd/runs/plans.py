@@ -208,13 +208,13 @@ def pool(
     pause: float = 0.5,  # seconds between two looks
 ) -> None:
     "Make runs, as many at a time as there are slots; a failed one stops no other."
-    waiting, free, busy = list(todo), list(slots), {}
+    waiting, free, busy, ended = list(todo), list(slots), {}, []
     try:
         while waiting or busy:
             while waiting and free:
                 slot = free.pop(0)
                 busy[_start(plan, waiting.pop(0), folder, slot)] = slot
-            for done in [p for p in busy if p.poll() is not None]: free.append(busy.pop(done))
+            for done in [p for p in busy if p.poll() is not None]: free.append(busy.pop(done)); ended.append(done)  # kept: Python drops a signal that comes while it deletes a process
             watch()
             time.sleep(pause)
     except KeyboardInterrupt:
