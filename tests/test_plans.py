@@ -139,7 +139,8 @@ def test_a_sweep_that_was_ended_goes_on_where_it_was(plan, tmp_path, number):
     def planned(pause): return plan(runs={"a quick one": {}, "b slow one": {"pause": pause}})
     running, out = planned(600.0), tmp_path / "out"
     command = [sys.executable, "-m", "drivekd.cli", "sweep", str(tmp_path / "plan.yaml"), "--out", str(out)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    background = None if number == signal.SIGINT else lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's `&` does
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=background)
     wait_for(lambda: (out / "made.txt").exists() and len(made(out)) == 2)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]

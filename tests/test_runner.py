@@ -14,7 +14,7 @@ import pytest
 from drivekd.runs import runner
 from drivekd.runs.parameters import RunError, declared, is_credential_name, load_notebook, read_cell, read_yaml, resolve, split_pairs
 from drivekd.runs.privacy import clean_folder, redact, secret_values, short_paths
-from drivekd.runs.runner import main, read_status, run
+from drivekd.runs.runner import main, read_status, run, signals_interrupt
 
 WRITE = """from drivekd.runs.report import write_result
 from drivekd.runs.runner import run_folder
@@ -217,6 +217,15 @@ def running(tmp_path):
     yield process, kernel, tmp_path / "out"
     process.kill()
     process.communicate()
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_interrupt(): signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with signals_interrupt(), pytest.raises(KeyboardInterrupt): signal.raise_signal(signal.SIGTERM)
+    finally: signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -194,8 +193,8 @@ def _start(plan: SweepPlan, run: Planned, folder: Path, slot: Mapping[str, str])
 
 
 def _stop(processes: Iterable[subprocess.Popen]) -> None:
-    "Ask every run to end; each leaves a true status."
-    for p in processes: p.send_signal(signal.SIGINT)
+    "Ask every run to end; each leaves a true status. Not by SIGINT, which what is started in the background ignores."
+    for p in processes: p.terminate()
     for p in processes: p.wait()
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #2fdeb8a1

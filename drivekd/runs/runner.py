@@ -346,11 +346,11 @@ def _wait(worker: subprocess.Popen, timeout: float | None, pulse: Callable[[], N
 # %% ../../nbs/api/runs/00_runner.ipynb #446185f3
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    "SIGTERM and SIGHUP act like Ctrl-C, so that a closed terminal or a scheduler leaves a true status."
+    "SIGTERM and SIGHUP act like Ctrl-C, so that a closed terminal or a scheduler leaves a true status; what nohup ignores stays ignored."
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN}
     try:
         yield
     finally:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ASKED', 'ANSWERED', 'SCORES', 'HOLDS', 'CONTRADICTED', 'UNDECIDED', 'UNTESTED', 'over_seeds', 'Run', 'Runs',
-           'planned_folders', 'read_runs', 'keep_runs', 'Score', 'score', 'difference', 'Claim', 'verdict', 'judged',
-           'read_claims', 'as_csv', 'as_latex']
+           'opposition', 'planned_folders', 'read_runs', 'keep_runs', 'Score', 'score', 'difference', 'Claim',
+           'verdict', 'judged', 'read_claims', 'as_csv', 'as_latex']
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #c12e933f
 import csv
@@ -65,6 +65,18 @@ class Runs:
         if not found: raise RunError(f"no finished run is called {variant!r}; found {', '.join(self.variants) or 'none'}")
         return found
 
+# %% ../../nbs/api/runs/03b_tables.ipynb #8d042895
+def opposition(
+    telemetry: Iterable[Mapping[str, Any]],  # rows of a run
+) -> dict[str, dict[str, float]]:  # by term, means over the steps that have it
+    "How far the gradients of teachers oppose the gradient of the answers (our choice of measures)."
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in telemetry:
+        gram, terms = row.get("gram") or [], row.get("terms") or []
+        for k, name in enumerate(terms):
+            if k and terms[0] == "ce" and gram[0][0] > 0 < gram[k][k]: found.setdefault(name, []).append((gram[0][k] / math.sqrt(gram[0][0] * gram[k][k]), math.sqrt(gram[k][k] / gram[0][0])))
+    return {name: {"cosine": mean(abs(c) for c, _ in rows), "opposed": mean(c < 0 for c, _ in rows), "length": mean(l for _, l in rows), "removed": mean(max(0.0, -c) * l for c, l in rows)} for name, rows in found.items()}
+
 # %% ../../nbs/api/runs/03b_tables.ipynb #0eadd3b1
 def _read(folder: Path) -> Run | str:
     "A finished run, or why it is none."
@@ -73,6 +85,7 @@ def _read(folder: Path) -> Run | str:
     if status["status"] != "ok": return status["status"]
     if not (folder / "answers.jsonl").is_file(): return f"no answers.jsonl: a run of {Path(status['notebook']).name}, not of student.ipynb"
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    for telemetry in (folder / "checkpoints").glob("*/telemetry.jsonl"): result["metrics"]["opposition"] = opposition(read_log(telemetry))
     return Run(re.sub(r"-s\d+$", "", folder.name), int(result["seed"]), folder, result, read_log(folder / "answers.jsonl"))
 
 
