@@ -85,7 +85,7 @@ def test_page_shows_foreign_text_and_runs_none_of_it():
 
 def test_static_output_is_one_sandboxed_frame_with_picture_and_words(shipped):
     said = [i for i, t in enumerate(shipped.tokens) if t.role == "answer"]
-    html = AttentionExplorer(shipped).static(rows=said, layers={"planning": [6], "student": [2]})._repr_html_()
+    html = AttentionExplorer(shipped).static(rows=said, layers={"planning": [6], "student_agp": [2]})._repr_html_()
     assert html.count("<iframe") == 1 and 'sandbox="allow-scripts"' in html and "<script" not in html and 'src="data:image/png;base64,' in html and len(html) < 260_000
     assert "planning teacher, layer 7" in html.split("<details>")[1]
 
@@ -101,7 +101,7 @@ def test_a_static_page_keeps_to_its_view(shipped, at, told):
 
 
 def test_a_static_page_keeps_its_models_without_the_preset_or_the_heads(shipped):
-    few = AttentionExplorer(shipped, {"preset": "perception"}).static(rows=[60], layers={"perception": [3], "planning": [6], "student": [2]}, jpeg_width=20).summary
+    few = AttentionExplorer(shipped, {"preset": "perception"}).static(rows=[60], layers={"perception": [3], "planning": [6], "student_agp": [2]}, jpeg_width=20).summary
     assert "perception teacher, layer 4: " in few and "student, layer 3: " in few
     few = AttentionExplorer(shipped, {"a": "reasoning", "b": "planning", "head": 3}).static(rows=[60], heads=False, jpeg_width=20).summary
     assert "reasoning teacher, layer 7: " in few and "planning teacher, layer 7: " in few
@@ -142,34 +142,7 @@ def test_an_ablation_reaches_the_model_and_comes_back(shipped):
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def offline(browser, watch):
-    "One tab for all tests: a new one for each costs more than most of them. What goes wrong in it is listed."
-    tab = browser.new_page(offline=True)
-    tab.wrong = watch(tab, [])
-    return tab
-
-
-@pytest.fixture
-def opened(offline, tmp_path):
-    "Opens HTML without a network; afterwards, nothing may have been asked for and nothing may have gone wrong."
-    def go(html, width=1280, height=900):
-        (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
-        offline.mouse.move(0, 0)
-        offline.set_viewport_size({"width": width, "height": height})
-        offline.goto((tmp_path / "page.html").as_uri())
-        offline.wait_for_selector("[data-ready=true]")
-        offline.wait_for_function("(v => !v.state.b || v.distances)(document.querySelector('.dk').view)")
-        return offline
-
-    yield go
-    offline.goto("about:blank")
-    wrong, offline.wrong[:] = [*offline.wrong], []
-    assert wrong == []
-
-
-def view(tab, expression):
-    return tab.evaluate(f"(() => {{ const view = document.querySelector('.dk').view; return {expression}; }})()")
+def view(tab, expression): return tab.of(expression)
 
 
 PIXEL = """([panel, picture, fx, fy]) => { const v = document.querySelector('.dk').view, p = v.panels[panel], b = p.boxes[picture];
@@ -240,7 +213,7 @@ def test_a_head_and_a_method_change_what_python_shows(shipped):
     assert shown[0] != shown[1] != shown[2] != shown[0]
 
 
-@pytest.mark.parametrize(("at", "both"), [({"a": "student"}, ["student", "planning"]), slowly({"b": "student"}, ["planning", "student"]), ({"b": "planning"}, ["perception", "planning"]), slowly({"a": "reasoning"}, ["reasoning", "student"])], ids=str)
+@pytest.mark.parametrize(("at", "both"), [({"a": "student"}, ["student", "planning"]), slowly({"b": "student"}, ["planning", "student"]), ({"b": "planning"}, ["perception", "planning"]), slowly({"a": "reasoning"}, ["reasoning", "student_agp"])], ids=str)
 def test_a_view_that_names_one_model_gets_another_beside_it(opened, shipped, at, both):
     explorer = AttentionExplorer(shipped, at)
     assert [said.split(",")[0].split(": ")[-1].replace(" teacher", "") for said in explorer.summary().split("pictures. ")[1].split("; ")] == [b.replace(" teacher", "") for b in both]
