@@ -279,7 +279,7 @@ def _check_plan(plan: Plan, models: Mapping[str, Model]) -> None:
     _need(all(0 <= s < models[plan.student].layers and t and all(0 <= l < models[plan.teacher].layers for l in t) for s, t in plan.pairs),
           f"plans name layers that their models have, found {plan.pairs}.")
 
-
+# %% ../../nbs/api/workbench/02_bundle.ipynb #2ea213e0
 WHOLE = 0.01  # by which a row may exceed 1: half precision and rounding
 
 
