@@ -78,3 +78,31 @@ def watch():
         tab.on("dialog", lambda d: (wrong.append("a dialog opened: foreign text was run"), d.dismiss()))
         return wrong
     return listen
+
+
+@pytest.fixture(scope="module")
+def offline(browser, watch):
+    "One tab for all tests: a new one for each costs more than most of them. What goes wrong in it is listed."
+    tab = browser.new_page(offline=True)
+    tab.wrong = watch(tab, [])
+    tab.of = lambda code: tab.evaluate(f"(() => {{ const view = document.querySelector('.dk').view; return {code}; }})()")
+    return tab
+
+
+@pytest.fixture
+def opened(offline, tmp_path):
+    "Opens HTML without a network, as wide as its window; afterwards, nothing may have been asked for and nothing may have gone wrong."
+    def go(html, width=1280, height=900):
+        (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
+        offline.mouse.move(0, 0)
+        offline.set_viewport_size({"width": width, "height": height})
+        offline.goto((tmp_path / "page.html").as_uri())
+        offline.wait_for_selector("[data-ready=true]")
+        offline.wait_for_function("(v => !v.state.b || v.distances)(document.querySelector('.dk').view)")  # of two models: after the first picture
+        assert offline.evaluate("document.documentElement.scrollWidth") <= width
+        return offline
+
+    yield go
+    offline.goto("about:blank")
+    wrong, offline.wrong[:] = [*offline.wrong], []
+    assert wrong == []

@@ -85,14 +85,14 @@ def test_page_shows_foreign_text_and_runs_none_of_it():
 
 def test_static_output_is_one_sandboxed_frame_with_picture_and_words(shipped):
     said = [i for i, t in enumerate(shipped.tokens) if t.role == "answer"]
-    html = AttentionExplorer(shipped).static(rows=said, layers={"planning": [6], "student": [2]})._repr_html_()
+    html = AttentionExplorer(shipped).static(rows=said, layers={"planning": [6], "student_agp": [2]})._repr_html_()
     assert html.count("<iframe") == 1 and 'sandbox="allow-scripts"' in html and "<script" not in html and 'src="data:image/png;base64,' in html and len(html) < 260_000
     assert "planning teacher, layer 7" in html.split("<details>")[1]
 
 
 @pytest.mark.parametrize(("at", "told"), [({"a": "reasoning", "b": "planning", "head": 3}, ("reasoning teacher, layer 7: ", "planning teacher, layer 7, head 4: ")),
-                                           ({"preset": "perception", "head": 2}, ("perception teacher, layer 1: ", "student, layer 1, head 3: ")),
-                                           ({"a": "reasoning", "method": "rollout"}, ("reasoning teacher, all layers, rollout: ", "student, all layers, rollout: "))], ids=str)
+                                           ({"a": "perception", "b": "student", "head": 2}, ("perception teacher, layer 7: ", "student, layer 3, head 3: ")),
+                                           ({"a": "reasoning", "method": "rollout"}, ("reasoning teacher, all layers, rollout: ", "student_agp, all layers, rollout: "))], ids=str)
 def test_a_static_page_keeps_to_its_view(shipped, at, told):
     rows = [i for i, t in enumerate(shipped.tokens) if t.role == "answer"][:3]
     explorer = AttentionExplorer(shipped, {**at, "rows": rows[:1]})
@@ -101,8 +101,8 @@ def test_a_static_page_keeps_to_its_view(shipped, at, told):
 
 
 def test_a_static_page_keeps_its_models_without_the_preset_or_the_heads(shipped):
-    few = AttentionExplorer(shipped, {"preset": "perception"}).static(rows=[60], layers={"perception": [3], "planning": [6], "student": [2]}, jpeg_width=20).summary
-    assert "perception teacher, layer 4: " in few and "student, layer 3: " in few
+    few = AttentionExplorer(shipped, {"preset": "perception"}).static(rows=[60], layers={"perception": [3], "planning": [6], "student_agp": [2]}, jpeg_width=20).summary
+    assert "perception teacher, layer 4: " in few and "student_agp, layer 3: " in few
     few = AttentionExplorer(shipped, {"a": "reasoning", "b": "planning", "head": 3}).static(rows=[60], heads=False, jpeg_width=20).summary
     assert "reasoning teacher, layer 7: " in few and "planning teacher, layer 7: " in few
 
@@ -142,34 +142,7 @@ def test_an_ablation_reaches_the_model_and_comes_back(shipped):
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def offline(browser, watch):
-    "One tab for all tests: a new one for each costs more than most of them. What goes wrong in it is listed."
-    tab = browser.new_page(offline=True)
-    tab.wrong = watch(tab, [])
-    return tab
-
-
-@pytest.fixture
-def opened(offline, tmp_path):
-    "Opens HTML without a network; afterwards, nothing may have been asked for and nothing may have gone wrong."
-    def go(html, width=1280, height=900):
-        (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
-        offline.mouse.move(0, 0)
-        offline.set_viewport_size({"width": width, "height": height})
-        offline.goto((tmp_path / "page.html").as_uri())
-        offline.wait_for_selector("[data-ready=true]")
-        offline.wait_for_function("(v => !v.state.b || v.distances)(document.querySelector('.dk').view)")
-        return offline
-
-    yield go
-    offline.goto("about:blank")
-    wrong, offline.wrong[:] = [*offline.wrong], []
-    assert wrong == []
-
-
-def view(tab, expression):
-    return tab.evaluate(f"(() => {{ const view = document.querySelector('.dk').view; return {expression}; }})()")
+def view(tab, expression): return tab.of(expression)
 
 
 PIXEL = """([panel, picture, fx, fy]) => { const v = document.querySelector('.dk').view, p = v.panels[panel], b = p.boxes[picture];
@@ -240,7 +213,12 @@ def test_a_head_and_a_method_change_what_python_shows(shipped):
     assert shown[0] != shown[1] != shown[2] != shown[0]
 
 
-@pytest.mark.parametrize(("at", "both"), [({"a": "student"}, ["student", "planning"]), slowly({"b": "student"}, ["planning", "student"]), ({"b": "planning"}, ["perception", "planning"]), slowly({"a": "reasoning"}, ["reasoning", "student"])], ids=str)
+def test_the_shipped_bundle_opens_on_a_teacher_beside_the_student_that_learned_from_its_attention(opened, shipped):
+    explorer = AttentionExplorer(shipped)
+    assert [side.model for side in _sides(shipped, explorer.view).values()] == view(opened(explorer.page()), "[view.state.a, view.state.b]") == ["planning", "student_agp"]
+
+
+@pytest.mark.parametrize(("at", "both"), [({"a": "student"}, ["student", "student_agp"]), slowly({"b": "student"}, ["planning", "student"]), ({"b": "planning"}, ["perception", "planning"]), slowly({"a": "reasoning"}, ["reasoning", "student_agp"])], ids=str)
 def test_a_view_that_names_one_model_gets_another_beside_it(opened, shipped, at, both):
     explorer = AttentionExplorer(shipped, at)
     assert [said.split(",")[0].split(": ")[-1].replace(" teacher", "") for said in explorer.summary().split("pictures. ")[1].split("; ")] == [b.replace(" teacher", "") for b in both]
@@ -251,7 +229,7 @@ def test_a_view_that_names_one_model_gets_another_beside_it(opened, shipped, at,
 def test_a_model_named_anew_leaves_the_side_where_it_stood(shipped):
     explorer = AttentionExplorer(shipped, {"a": "planning", "b": "student"})
     explorer._keep({"a": "student"})
-    assert explorer.view == {"a": "student"} and "planning teacher" in explorer.summary()
+    assert explorer.view == {"a": "student"} and "student_agp, layer" in explorer.summary() and "planning" not in explorer.summary()
 
 
 def test_a_bundle_of_one_model_compares_it_with_nobody():
@@ -278,7 +256,7 @@ def test_layers_that_no_preset_compares_are_not_called_one(opened, shipped):
 def test_a_preset_picks_the_teacher_that_teaches_it(opened, shipped):
     tab = opened(AttentionExplorer(shipped, {"a": "student", "b": "perception"}).page())
     tab.click("button[data-value=planning]")
-    assert view(tab, "[view.state.a, view.state.b]") == ["planning", "student"]
+    assert view(tab, "[view.state.a, view.state.b]") == ["planning", "student_agp"]
 
 
 @pytest.mark.slow
@@ -535,7 +513,7 @@ def test_a_head_without_the_chosen_token_is_a_sentence_and_no_scale(opened, ship
     "The shipped bundle holds the heads' maps of the answer's tokens only."
     tab = opened(AttentionExplorer(shipped, {"preset": "planning", "mode": "all"}).page())
     view(tab, "view.change({head: 2, rows: [3], layout: 'panorama'}, true)")
-    why = "planning teacher and student: head 3 was recorded for the answer's tokens only; choose one of them or the mean of heads."
+    why = "planning teacher and student_agp: head 3 was recorded for the answer's tokens only; choose one of them or the mean of heads."
     assert why in tab.inner_text(".dk-readout") and tab.inner_text(".dk aside").strip() == ""
     assert not any("%" in text or text.startswith("by direction") for text in tab.evaluate(WRITTEN))
     view(tab, "view.change({rows: [54]}, true)")
@@ -715,7 +693,7 @@ def test_enter_keeps_a_patch_and_arrows_choose_the_next(opened, shipped):
 
 
 def test_only_models_that_the_kernel_has_are_asked(opened, shipped):
-    tab = opened(asking(shipped, ["planning"], {"preset": "planning", "mode": "b"}))
+    tab = opened(asking(shipped, ["planning"], {"preset": "planning", "b": "student", "mode": "b"}))
     tab.focus("canvas"), tab.keyboard.press("ArrowRight")
     assert not tab.is_visible(".dk-ablate") and "The kernel has no student to ask again; it has planning" in tab.inner_text(".dk-result")
     tab.keyboard.press("1")
@@ -861,7 +839,7 @@ def test_the_table_of_tokens_is_one_stop_of_the_tab_key(opened, shipped):
 
 
 def test_a_long_reply_can_be_opened_and_stays_open(opened, shipped):
-    bundle = replace(shipped, models=tuple(replace(m, reply={"planning": "Brake.", "student": "Keep going. " * 40}.get(m.name, "")) for m in shipped.models))
+    bundle = replace(shipped, models=tuple(replace(m, reply={"planning": "Brake.", "student_agp": "Keep going. " * 40}.get(m.name, "")) for m in shipped.models))
     tab = opened(AttentionExplorer(bundle, {"preset": "planning"}).page())
     high = lambda: tab.eval_on_selector_all(".dk-replies bdi", "all => all.map(b => b.getBoundingClientRect().height)")
     assert tab.eval_on_selector_all(".dk-replies details", "all => all.map(d => d.className)") == ["", "dk-long"]

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from readme import ROOT
 from safetensors.torch import load_file, save_file
 
 from drivekd.data.formats import Turn
@@ -340,3 +341,12 @@ def test_buckets_pad_less_than_chance_and_come_in_random_order():
     assert spread < 100 < np.mean([np.ptp(lengths[i:i + 8]) for i in range(0, 640, 8)])
     firsts = [lengths[b[0]] for b in length_buckets(lengths, 8, stretch=100)]
     assert firsts != sorted(firsts) and length_buckets(lengths, 8, 0) != length_buckets(lengths, 8, 1)
+
+
+@pytest.mark.parametrize("name", ["student_ce", "student_agp"])
+def test_a_shipped_student_is_its_base_with_a_trained_language_model(name):
+    shipped, base = ROOT / "data/miniature" / name, load_file(ROOT / "data/miniature/student/model.safetensors")
+    assert sum(f.stat().st_size for f in shipped.iterdir()) <= 800_000 and {f.name for f in shipped.iterdir()} == {f.name for f in (ROOT / "data/miniature/student").iterdir()}
+    moved = [k for k, v in load_file(shipped / "model.safetensors").items() if not torch.equal(v, base[k])]
+    assert moved and not [k for k in moved if "vision_tower" in k or "projector" in k]
+    assert load_vlm(shipped).model.num_parameters() == load_vlm(ROOT / "data/miniature/student").model.num_parameters()

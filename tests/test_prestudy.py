@@ -361,28 +361,8 @@ def test_the_picture_leaves_a_gap_where_a_layer_has_no_value_and_gives_a_capabil
 # --- in a browser
 
 
-@pytest.fixture
-def opened(browser, watch, tmp_path):
-    "Opens an explorer's page without a network; afterwards nothing may have been asked for and nothing may have gone wrong."
-    wrong, contexts = [], []
-
-    def go(studies, **view):
-        context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
-        contexts.append(context)
-        tab = context.new_page()
-        watch(tab, wrong)
-        tab.goto(PrestudyExplorer(studies, **view).to_html(tmp_path / "page.html").as_uri())
-        tab.wait_for_selector("[data-ready=true]")
-        tab.of = lambda code: tab.evaluate(f"(() => {{ const view = document.querySelector('.dk').view; return {code}; }})()")
-        return tab
-
-    yield go
-    for context in contexts: context.close()
-    assert wrong == []
-
-
 def test_curves_recommendations_and_losses_are_at_their_places(opened):
-    tab = opened({NAME: stored(NAME)})
+    tab = opened(PrestudyExplorer({NAME: stored(NAME)}).page())
     spots = tab.eval_on_selector_all(".told", "dots => dots.map(d => [Number(d.getAttribute('cx')), Number(d.getAttribute('cy'))])")
     assert spots == [pytest.approx(tab.of(f"view.at({x}, {y})"), abs=.1) for x, y in ((2, .7), (3, .8))] and tab.locator(".ring").count() == 0
     [bar] = tab.eval_on_selector_all(".loss", "bars => bars.map(b => (Number(b.getAttribute('x1')) + Number(b.getAttribute('x2'))) / 2)")
@@ -392,14 +372,14 @@ def test_curves_recommendations_and_losses_are_at_their_places(opened):
 
 
 def test_published_findings_of_three_models_are_not_cut_on_a_small_screen(opened):
-    tab = opened(read_studies(ROOT / "data/explorers/prestudy.json"))
+    tab = opened(PrestudyExplorer(read_studies(ROOT / "data/explorers/prestudy.json")).page())
     for width in (1280, 1024):
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.eval_on_selector(".wide", "box => [box.querySelectorAll('thead th').length, box.scrollWidth - box.clientWidth]") == [4, 0]
 
 
 def test_few_models_have_bands_many_have_none_until_they_are_asked_for(opened):
-    tab = opened({name: stored(name) for name in ("m", "n", "o")})
+    tab = opened(PrestudyExplorer({name: stored(name) for name in ("m", "n", "o")}).page())
     bands = lambda: tab.locator(".band").count()
     seen = [bands()]
     tab.keyboard.press("Tab"), tab.keyboard.press("m")
@@ -411,13 +391,13 @@ def test_few_models_have_bands_many_have_none_until_they_are_asked_for(opened):
 
 
 def test_a_missing_value_is_a_gap(opened):
-    tab = opened({"m": stored()}, feature="hidden")
+    tab = opened(PrestudyExplorer({"m": stored()}, feature="hidden").page())
     [path] = tab.eval_on_selector_all(".curve", "lines => lines.map(l => l.getAttribute('d'))")
     assert path.count("M") == 2 and path.count("L") == 1
 
 
 def test_everything_is_reached_by_keyboard_and_said(opened):
-    tab = opened({"m": stored(), "n": stored(shift=.05)})
+    tab = opened(PrestudyExplorer({"m": stored(), "n": stored(shift=.05)}).page())
     tab.focus(".dk [role=application]")
     tab.keyboard.press("End")
     assert tab.of("view.state.at") == 3 and tab.inner_text("p.live").startswith("Layer 4: planning (m) 0.600, planning (n) 0.650")
@@ -431,13 +411,13 @@ def test_everything_is_reached_by_keyboard_and_said(opened):
 
 
 def test_models_of_another_depth_lie_on_each_other(opened):
-    tab = opened({"m": stored(), "deep": stored(layers=7)})
+    tab = opened(PrestudyExplorer({"m": stored(), "deep": stored(layers=7)}).page())
     ends = tab.eval_on_selector_all(".curve", "lines => lines.map(l => l.getPointAtLength(0).x)")
     assert tab.of("view.state.depth") == "relative" and ends[0] == ends[1]
 
 
 def test_another_analysis_is_drawn_within_50_ms_and_kept_as_a_picture(opened):
-    tab = opened({name: stored(layers=28) for name in "abcd"})
+    tab = opened(PrestudyExplorer({name: stored(layers=28) for name in "abcd"}).page())
     times = tab.of("['margin', 'intra', 'specific', 'dispersion', 'alignment', 'intra', 'specific'].map(a => { const t = performance.now(); view.set({analysis: a}); document.body.getBoundingClientRect(); return performance.now() - t; })")
     assert min(times) < 50  # whatever else this machine does meanwhile is not its fault
     assert tab.of("view.picture().then(c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size)") > 40

@@ -120,6 +120,16 @@ def test_two_models_of_one_name_and_questions_without_pictures_are_refused(famil
     with pytest.raises(BundleError, match="at least one word"): R.with_answer(question, " ")
 
 
+def test_a_missing_picture_is_one_sentence_before_anything_is_computed(families, question, tmp_path):
+    from dataclasses import replace
+    student, gone = families["internvl"]["student"], replace(question.images[0], path=tmp_path / "gone.jpg")
+    student.model.forward, forward = None, student.model.forward  # calling it would fail
+    try:
+        with pytest.raises(ValueError, match=r"^there is no picture \S*gone\.jpg; give the folder") as caught: R.record({}, {"student": student}, replace(question, images=(gone, *question.images[1:])))
+        assert "\n" not in str(caught.value)
+    finally: student.model.forward = forward
+
+
 def test_an_answer_of_ones_own_is_read_along(families, question):
     bundle = R.record({}, {"student": families["internvl"]["student"]}, R.with_answer(question, "Turn left."), methods=("attention",), replies=False, say=str)
     assert bundle.answer.startswith("Turn left.") and bundle.question == question.question

@@ -139,7 +139,7 @@ def test_the_explorer_shows_a_recording(recorded, tmp_path, capsys):
 @pytest.mark.parametrize(("changes", "words"), [
     (dict(ids="no such id"), "found 'no such id'"), (dict(recipe="ce"), "recipe 'ce' compares none"), (dict(methods="atention"), "found 'atention'"), (dict(answer="right"), "found 'right'"),
     (dict(answer="right", data="none.json"), "found 'right'"), (dict(methods="atention", data="none.json"), "found 'atention'"), (dict(student="./none", data="none.json"), "no checkpoint at ./none"),
-    (dict(max_size=0.001), "above the limit of 0.001 MB"), (dict(questions=0), "questions must be positive"), (dict(student="", teacher_perception="", teacher_reasoning="", teacher_planning=""), "at least one model")])
+    (dict(max_size=0.001), "above the limit of 0.001 MB; record fewer methods, .* or raise parameter max_size$"), (dict(questions=0), "questions must be positive"), (dict(student="", teacher_perception="", teacher_reasoning="", teacher_planning=""), "at least one model")])
 def test_a_recording_that_cannot_be_made_says_so_in_one_sentence(tiny, tmp_path, monkeypatch, changes, words):
     usual = dict(student=tiny["student"], teacher_perception="", teacher_reasoning="", teacher_planning="", data=tiny["data"], replies=False, device="cpu")
     with pytest.raises(RunError, match=words): play("record", tmp_path, monkeypatch, **(usual | changes))

@@ -351,27 +351,6 @@ def test_the_kernel_gives_pictures_by_number_only(quiz):
 # --- in a browser
 
 
-@pytest.fixture
-def opened(browser, watch, tmp_path):
-    "Opens HTML without a network; afterwards, nothing may have been asked for and nothing may have gone wrong."
-    wrong, contexts = [], []
-
-    def go(html, width=1280):
-        (tmp_path / "page.html").write_text(html, encoding="utf-8", errors="surrogatepass")
-        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
-        contexts.append(context)
-        tab = context.new_page()
-        watch(tab, wrong)
-        tab.goto((tmp_path / "page.html").as_uri())
-        tab.wait_for_selector("[data-ready=true]", timeout=10_000)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        return tab
-
-    yield go
-    for context in contexts: context.close()
-    assert wrong == []
-
-
 def with_kernel(view, data, replies):
     "A page whose widget talks to a kernel that stands in: `replies` is JavaScript from a message to its reply."
     return P.page("widget", P.front(view), data, {}).replace(P._BOOT, """

@@ -19,7 +19,7 @@ from ..distill.capabilities import Recipe, make_recipe
 from .parameters import RunError, refusals
 from .report import Html, Section, facts, markup, note, qa, table
 from ..study.rasters import misplaced
-from ..workbench.bundle import METHODS, AttentionBundle, read, sizes
+from ..workbench.bundle import METHODS, AttentionBundle, TooLarge, read, sizes
 from ..workbench.explorers import AttentionExplorer, grids_of
 from ..workbench.live import PAGE_LIMIT
 from ..workbench.pages import Static
@@ -124,13 +124,15 @@ def record_questions(
     replies: bool = True,  # let every model answer by itself, too
     picture_width: int = 800,  # pixels
     limit: int = 16_000_000,  # bytes of a bundle; maps above it are refused before anything is computed, the whole before it is written
+    way_out: str = "record fewer methods, leave out heads, or raise `limit`",  # above it: what a run calls these
 ) -> list[Recorded]:
     "A bundle and a page for each question; sizes are said first."
     check_asking(answer, methods)
     found = []
     for i, question in enumerate(questions, 1):
         path = folder / (f"bundle-{i}.safetensors" if i > 1 else "bundle.safetensors")
-        bundle = _one(teachers, students, question, path, limit, answer, heads, make_recipe(recipe), methods=methods, replies=replies, picture_width=picture_width)
+        try: bundle = _one(teachers, students, question, path, limit, answer, heads, make_recipe(recipe), methods=methods, replies=replies, picture_width=picture_width)
+        except TooLarge as e: raise RunError(f"{e.found}; {way_out}") from None
         AttentionExplorer(bundle).to_html(path.with_suffix(".html"), max(PAGE_LIMIT, 2 * limit))
         found.append(Recorded(question, path, bundle))
     return found

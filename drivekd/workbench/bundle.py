@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STORES', 'ROLES', 'METHODS', 'WHOLE', 'KIND', 'READ_LIMIT', 'LIMIT', 'BundleError', 'pack', 'unpack', 'Token',
            'Camera', 'SceneObject', 'Geometry', 'square_grids', 'Model', 'Map', 'Plan', 'plans_of', 'AttentionBundle',
-           'from_bytes', 'read', 'sizes', 'expected_bytes', 'refuse_above', 'write', 'whole_numbers', 'pick',
-           'check_width', 'as_camera', 'as_image', 'packed', 'bundle_of']
+           'from_bytes', 'read', 'sizes', 'expected_bytes', 'TooLarge', 'refuse_above', 'write', 'whole_numbers',
+           'pick', 'check_width', 'as_camera', 'as_image', 'packed', 'bundle_of']
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #53fe8dd6
 import io
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors import deserialize
 from safetensors.numpy import save
 
+from ..data.images import ImageRef, load_image
 from ..data.jsonfiles import write_aside
 from ..data.problems import show_path
 from ..distill.capabilities import Recipe, layer_plan
@@ -45,7 +46,8 @@ def pack(
     "One byte, or a half-precision number, per value and one scale per row (our choice)."
     _need(store in STORES, f"maps are stored as {' or '.join(STORES)}, found {store!r}; use one of these.")
     values = np.asarray(values, np.float64)
-    _need(bool(np.isfinite(values).all() and (values >= 0).all()), "attention must be finite and not negative, found other values; check the maps before they are packed.")
+    _need(bool(np.isfinite(values).all() and (values >= 0).all()),
+          "attention must be finite and not negative, found other values; check the maps before they are packed.")
     top = values.max(-1, keepdims=True)
     ratio = values / np.where(top > 0, top, 1)
     if store == "float16": return ratio.astype(np.float16), top[..., 0].astype(np.float32)
@@ -119,7 +121,8 @@ def square_grids(
 ) -> Geometry:
     "Equal grids, row by row, one per picture: the usual case of plain arrays."
     high, wide = shape or (round((tokens / max(1, pictures)) ** 0.5),) * 2
-    _need(pictures > 0 and high * wide * pictures == tokens, f"{tokens} vision tokens do not make {f'{high} × {wide}' if shape else 'a square grid'} on each of {pictures} pictures; give grid=(rows, columns), or geometry=Geometry(picture, boxes, overview).")
+    _need(pictures > 0 and high * wide * pictures == tokens,
+          f"{tokens} vision tokens do not make {f'{high} × {wide}' if shape else 'a square grid'} on each of {pictures} pictures; give grid=(rows, columns), or geometry=Geometry(picture, boxes, overview).")
     rows, columns = np.divmod(np.arange(high * wide), wide)
     boxes = np.stack([columns, rows, columns + 1, rows + 1], 1) / (wide, high, wide, high)
     return Geometry(np.repeat(np.arange(pictures), high * wide), np.tile(boxes, (pictures, 1)), np.zeros(tokens, bool))
@@ -179,7 +182,8 @@ def plans_of(
     pairs = [(t, s) for t in models if t.role == "teacher" for s in models if s.role == "student"]
     taught = [c for c in recipe.capabilities if c.signal.what == "attention"]
     stack, there = stacks or {m.name: m.layers for m in models}, recorded or {m.name: range(m.layers) for m in models}
-    plans = (Plan(c.name, t.name, s.name, layer_plan(c.signal, stack[s.name], stack[t.name]), c.signal.region, c.signal.distance) for c in taught for t, s in pairs)
+    plans = (Plan(c.name, t.name, s.name, layer_plan(c.signal, stack[s.name], stack[t.name]), c.signal.region, c.signal.distance)
+             for c in taught for t, s in pairs)
     return tuple(p for p in plans if _has(p, there))
 
 
@@ -219,9 +223,14 @@ class AttentionBundle:
 
     def to_bytes(self) -> bytes: return _encode(self)
 
+    def __eq__(self, other: object) -> bool:
+        "The same words and numbers: what is written of both is the same."
+        return self.to_bytes() == other.to_bytes() if isinstance(other, AttentionBundle) else NotImplemented
+
     def __repr__(self) -> str:
         size = sum(sizes(self).values())
-        return (f"AttentionBundle({len(self.tokens)} tokens, {len(self.cameras)} pictures, {len(self.maps)} maps of {', '.join(m.name for m in self.models)}; {size / 1000:.0f} kB)")
+        return (f"AttentionBundle({len(self.tokens)} tokens, {len(self.cameras)} pictures, {len(self.maps)} maps of "
+                f"{', '.join(m.name for m in self.models)}; {size / 1000:.0f} kB)")
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #c357b837
 def _check(b: AttentionBundle) -> None:
@@ -229,13 +238,20 @@ def _check(b: AttentionBundle) -> None:
     names = [m.name for m in b.models]
     _need(bool(b.tokens) and bool(b.cameras) and bool(b.maps), "a bundle needs tokens, pictures and maps, found one of them empty.")
     _check_words(b)
-    for what, several in (("models", names), ("cameras", [c.name for c in b.cameras]), ("maps", [f"{m.model}/{m.method}/{'mean' if m.head is None else m.head}" for m in b.maps])):
+    maps = [f"{m.model}/{m.method}/{'mean' if m.head is None else m.head}" for m in b.maps]
+    for what, several in (("models", names), ("cameras", [c.name for c in b.cameras]), ("maps", maps)):
         _need(len(set(several)) == len(several), f"{what} need different names, found {several[:12]}.")
-    for camera in b.cameras: _need(type(camera.width) is int and type(camera.height) is int and min(camera.width, camera.height) > 0, f"pictures have a width and a height in pixels, found {camera.width!r} × {camera.height!r} for {camera.name!r}.")
-    for camera in b.cameras: _need(camera.jpeg[:3] == b"\xff\xd8\xff", f"pictures are stored as JPEG, found other bytes for {camera.name!r}; pass PIL images instead.")
-    for token in b.tokens: _need(token.role in ROLES and 0 <= token.start <= token.end <= len(_text(b, token.role)), f"tokens point into their question or answer, found {token}.")
+    for camera in b.cameras:
+        _need(type(camera.width) is int and type(camera.height) is int and min(camera.width, camera.height) > 0,
+              f"pictures have a width and a height in pixels, found {camera.width!r} × {camera.height!r} for {camera.name!r}.")
+    for camera in b.cameras:
+        _need(camera.jpeg[:3] == b"\xff\xd8\xff", f"pictures are stored as JPEG, found other bytes for {camera.name!r}; pass PIL images instead.")
+    for token in b.tokens:
+        _need(token.role in ROLES and 0 <= token.start <= token.end <= len(_text(b, token.role)), f"tokens point into their question or answer, found {token}.")
     for thing in b.objects: _check_object(thing, len(b.cameras))
-    for model in b.models: _need(bool((model.geometry.picture >= 0).all() and (model.geometry.picture < len(b.cameras)).all()), f"vision tokens of {model.name!r} point to pictures that the bundle lacks.")
+    for model in b.models:
+        _need(bool((model.geometry.picture >= 0).all() and (model.geometry.picture < len(b.cameras)).all()),
+              f"vision tokens of {model.name!r} point to pictures that the bundle lacks.")
     for m in b.maps: _check_map(m, {m.name: m for m in b.models}, len(b.tokens))
     for model in b.models: _check_model(model, b)
     for plan in b.plans: _check_plan(plan, {m.name: m for m in b.models})
@@ -247,18 +263,23 @@ def _text(b: AttentionBundle, role: str) -> str: return {"question": b.question,
 def _check_model(model: Model, b: AttentionBundle) -> None:
     "A model has its mean attention, whatever else was recorded of it."
     _need(model.role in ("teacher", "student", "model"), f"the role of a model is teacher, student or model, found {str(model.role)[:40]!r} of {model.name!r}.")
-    _need(all(type(n) is int and n > 0 for n in (model.layers, model.heads)), f"{model.name!r} has a number of layers and of heads, found {str((model.layers, model.heads))[:60]}.")
-    _need(any((m.model, m.method, m.head) == (model.name, "attention", None) for m in b.maps), f"every model of a bundle has a map of its attention, mean over heads, found none of {model.name!r}; record it, or leave the model out.")
-    _need(all(type(r) is int and 0 <= r < len(b.tokens) for r in model.carried), f"rows that {model.name!r} cuts otherwise are places in the token table, found {model.carried}.")
+    _need(all(type(n) is int and n > 0 for n in (model.layers, model.heads)),
+          f"{model.name!r} has a number of layers and of heads, found {str((model.layers, model.heads))[:60]}.")
+    _need(any((m.model, m.method, m.head) == (model.name, "attention", None) for m in b.maps),
+          f"every model of a bundle has a map of its attention, mean over heads, found none of {model.name!r}; record it, or leave the model out.")
+    _need(all(type(r) is int and 0 <= r < len(b.tokens) for r in model.carried),
+          f"rows that {model.name!r} cuts otherwise are places in the token table, found {model.carried}.")
 
 
 def _check_plan(plan: Plan, models: Mapping[str, Model]) -> None:
     "A plan compares layers that its models have."
     _need({plan.teacher, plan.student} <= set(models), f"plans compare models of the bundle, found {plan.teacher!r} and {plan.student!r}.")
-    _need(bool(plan.pairs) and plan.region in ("text_to_vision", "full") and plan.distance in ("mse", "cosine"), f"a plan has pairs of layers, a region and a distance, found {plan}.")
-    _need(all(0 <= s < models[plan.student].layers and t and all(0 <= l < models[plan.teacher].layers for l in t) for s, t in plan.pairs), f"plans name layers that their models have, found {plan.pairs}.")
+    _need(bool(plan.pairs) and plan.region in ("text_to_vision", "full") and plan.distance in ("mse", "cosine"),
+          f"a plan has pairs of layers, a region and a distance, found {plan}.")
+    _need(all(0 <= s < models[plan.student].layers and t and all(0 <= l < models[plan.teacher].layers for l in t) for s, t in plan.pairs),
+          f"plans name layers that their models have, found {plan.pairs}.")
 
-
+# %% ../../nbs/api/workbench/02_bundle.ipynb #2ea213e0
 WHOLE = 0.01  # by which a row may exceed 1: half precision and rounding
 
 
@@ -267,24 +288,31 @@ def _check_map(m: Map, models: Mapping[str, Model], tokens: int) -> None:
     what = f"{m.model}/{m.method}"
     _need(m.model in models, f"maps belong to a model of the bundle, found one of {m.model!r}.")
     model, shape = models[m.model], (len(m.layers), len(m.rows), len(models[m.model].geometry.picture))
-    _need(_whole(m.layers) and _whole(m.rows) and (m.head is None or type(m.head) is int), f"layers and rows of {what} are different whole numbers, found {str(m.layers)[:60]} and {str(m.rows)[:60]}.")
+    _need(_whole(m.layers) and _whole(m.rows) and (m.head is None or type(m.head) is int),
+          f"layers and rows of {what} are different whole numbers, found {str(m.layers)[:60]} and {str(m.rows)[:60]}.")
     _need(m.method in METHODS, f"a map's method is one of {', '.join(METHODS)}, found {m.method!r}.")
-    _need(m.codes.dtype in (np.uint8, np.float16) and m.codes.shape == shape, f"codes of {what} must be uint8 or float16 of shape {shape} (layers, rows, vision tokens), found {m.codes.dtype} {m.codes.shape}.")
-    _need(m.scale.dtype == np.float32 and m.scale.shape == shape[:2] and bool(np.isfinite(m.scale).all() and (m.scale >= 0).all()), f"{what} needs one finite scale per layer and row.")
-    _need(m.share is None or (m.share.dtype == np.float32 and m.share.shape == (*shape[:2], 3) and bool(np.isfinite(m.share).all())), f"shares of {what} are vision, text and first token per layer and row.")
-    _need(m.share is None or bool((m.share > -WHOLE).all() and (m.share.sum(-1) < 1 + WHOLE).all()), f"shares of {what} are parts of a row and sum to at most 1; divide by the sum over all tokens.")
+    _need(m.codes.dtype in (np.uint8, np.float16) and m.codes.shape == shape,
+          f"codes of {what} must be uint8 or float16 of shape {shape} (layers, rows, vision tokens), found {m.codes.dtype} {m.codes.shape}.")
+    _need(m.scale.dtype == np.float32 and m.scale.shape == shape[:2] and bool(np.isfinite(m.scale).all() and (m.scale >= 0).all()),
+          f"{what} needs one finite scale per layer and row.")
+    _need(m.share is None or (m.share.dtype == np.float32 and m.share.shape == (*shape[:2], 3) and bool(np.isfinite(m.share).all())),
+          f"shares of {what} are vision, text and first token per layer and row.")
+    _need(m.share is None or bool((m.share > -WHOLE).all() and (m.share.sum(-1) < 1 + WHOLE).all()),
+          f"shares of {what} are parts of a row and sum to at most 1; divide by the sum over all tokens.")
     _need(all(0 <= r < tokens for r in m.rows) and all(0 <= l < model.layers for l in m.layers) and (m.head is None or 0 <= m.head < model.heads),
           f"rows, layers and heads of {what} must exist: {tokens} tokens, {model.layers} layers, {model.heads} heads.")
     _need(m.codes.dtype == np.uint8 or bool(np.isfinite(m.codes).all() and (m.codes >= 0).all()), f"codes of {what} must be finite and not negative.")
     most = 0.0 if m.method == "gradient" else max((float(unpack(c, s).sum(-1).max(initial=0)) for c, s in zip(m.codes, m.scale, strict=True)), default=0.0)
-    _need(most < 1 + WHOLE, f"a row of {what} is a part of one token's attention and sums to at most 1, found {most:.3g}; divide each row by its sum over all tokens, words too.")
+    _need(most < 1 + WHOLE,
+          f"a row of {what} is a part of one token's attention and sums to at most 1, found {most:.3g}; divide each row by its sum over all tokens, words too.")
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #16922125
 def _check_words(b: AttentionBundle) -> None:
     "What is shown as text is text."
     _need(isinstance(b.source, Mapping), f"the source of a bundle maps words to words, found {str(b.source)[:60]!r}.")
     texts = [("question", b.question), ("answer", b.answer), *(("name of a camera", c.name) for c in b.cameras), *(("token", t.text) for t in b.tokens)]
-    texts += [(f"{k} of a model", getattr(m, k)) for m in b.models for k in ("name", "revision", "reply")] + [("capability of a model", m.capability or "") for m in b.models]
+    texts += [(f"{k} of a model", getattr(m, k)) for m in b.models for k in ("name", "revision", "reply")]
+    texts += [("capability of a model", m.capability or "") for m in b.models]
     texts += [("capability of a plan", p.capability) for p in b.plans] + [("source", word) for pair in b.source.items() for word in pair]
     for what, text in texts: _need(isinstance(text, str), f"words of a bundle are text, found {str(text)[:60]!r} as {what}.")
 
@@ -296,8 +324,9 @@ def _whole(found: object) -> bool:
 
 def _check_object(thing: SceneObject, pictures: int) -> None:
     "A point is two numbers, a box four that are not turned round; one of them is there."
-    placed = (thing.point is None or _fractions(thing.point, 2)) and (thing.box is None or _fractions(thing.box, 4) and thing.box[0] < thing.box[2] and thing.box[1] < thing.box[3])
-    _need(type(thing.picture) is int and 0 <= thing.picture < pictures and placed and (thing.point, thing.box) != (None, None),
+    point, box = thing.point, thing.box
+    placed = (point is None or _fractions(point, 2)) and (box is None or _fractions(box, 4) and box[0] < box[2] and box[1] < box[3])
+    _need(type(thing.picture) is int and 0 <= thing.picture < pictures and placed and (point, box) != (None, None),
           f"objects have a point (x, y) or a box (left, top, right, bottom) in fractions of an existing picture, found {str(thing)[:200]}.")
     _need(isinstance(thing.label, str), f"labels of objects are text, found {str(thing.label)[:60]!r}.")
 
@@ -328,7 +357,9 @@ def _header(b: AttentionBundle) -> dict:
             "maps": [{k: getattr(m, k) for k in ("model", "layers", "rows", "method", "head")} for m in b.maps], "plans": [asdict(p) for p in b.plans]}
 
 
-def _encode(b: AttentionBundle) -> bytes: return save(_arrays(b), {"drivekd": json.dumps(_header(b), allow_nan=False)})
+def _encode(b: AttentionBundle) -> bytes:
+    "Sorted keys: what is the same has the same bytes."
+    return save(_arrays(b), {"drivekd": json.dumps(_header(b), allow_nan=False, sort_keys=True)})
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #043b85df
 _KINDS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32, "I32": np.int32}
@@ -347,7 +378,8 @@ def _metadata(data: bytes) -> dict:
     "The words of a bundle."
     header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
     words = json.loads(header.get("__metadata__", {}).get("drivekd", "{}"))
-    _need(isinstance(words, dict) and words.get("kind") == KIND, f"a bundle says that it is a {KIND!r}, found {str(words.get('kind') if isinstance(words, dict) else words)[:60]!r}; write it again with this version.")
+    _need(isinstance(words, dict) and words.get("kind") == KIND,
+          f"a bundle says that it is a {KIND!r}, found {str(words.get('kind') if isinstance(words, dict) else words)[:60]!r}; write it again with this version.")
     return words
 
 
@@ -361,8 +393,10 @@ def _decode(data: bytes) -> AttentionBundle:
     arrays, words = _tensors(data), _metadata(data)
     tidy = lambda d: {k: _tuples(v) for k, v in d.items()}
     cameras = tuple(Camera(c["name"], arrays[f"camera/{i}"].tobytes(), c["width"], c["height"]) for i, c in enumerate(words["cameras"]))
-    models = tuple(Model(geometry=Geometry(*(arrays[f"model/{i}/{part}"] for part in ("picture", "boxes", "overview"))), **tidy(m)) for i, m in enumerate(words["models"]))
-    maps = tuple(Map(codes=arrays[f"map/{i}/codes"], scale=arrays[f"map/{i}/scale"], share=arrays.get(f"map/{i}/share"), **tidy(m)) for i, m in enumerate(words["maps"]))
+    geometry = lambda i: Geometry(*(arrays[f"model/{i}/{part}"] for part in ("picture", "boxes", "overview")))
+    models = tuple(Model(geometry=geometry(i), **tidy(m)) for i, m in enumerate(words["models"]))
+    numbers = lambda i: {"codes": arrays[f"map/{i}/codes"], "scale": arrays[f"map/{i}/scale"], "share": arrays.get(f"map/{i}/share")}
+    maps = tuple(Map(**numbers(i), **tidy(m)) for i, m in enumerate(words["maps"]))
     return AttentionBundle(tuple(Token(**t) for t in words["tokens"]), cameras, models, maps, words["question"], words["answer"],
                            tuple(SceneObject(**tidy(o)) for o in words["objects"]), tuple(Plan(**tidy(p)) for p in words["plans"]), words["source"])
 
@@ -372,7 +406,8 @@ def from_bytes(
     name: str = "these bytes",  # how an error calls them
 ) -> AttentionBundle:
     "A bundle; whatever is damaged becomes one `BundleError`."
-    _need(data[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), f"{name} looks like a pickle or an archive, which may run code when it is opened and never is here; a bundle is a safetensors file.")
+    _need(data[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"),
+          f"{name} looks like a pickle or an archive, which may run code when it is opened and never is here; a bundle is a safetensors file.")
     try: return _decode(data)
     except BundleError as e: raise BundleError(f"{name} cannot be used: {e}") from None
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:  # whatever the damage hits
@@ -388,7 +423,8 @@ def read(
     "A bundle from disk."
     path = Path(path)
     _need(path.is_file(), f"there is no bundle {show_path(path)}; write one with `AttentionBundle.write`.")
-    _need(path.stat().st_size <= READ_LIMIT, f"a bundle is at most {READ_LIMIT / 1e6:.0f} MB, {show_path(path)} has {path.stat().st_size / 1e6:.0f}; record fewer rows or layers.")
+    _need(path.stat().st_size <= READ_LIMIT,
+          f"a bundle is at most {READ_LIMIT / 1e6:.0f} MB, {show_path(path)} has {path.stat().st_size / 1e6:.0f}; record fewer rows or layers.")
     return from_bytes(path.read_bytes(), show_path(path))
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #bd1a589e
@@ -398,7 +434,8 @@ def sizes(
     "What a bundle's bytes are spent on."
     maps = [(m.head is not None, m.codes.nbytes + m.scale.nbytes + (0 if m.share is None else m.share.nbytes)) for m in b.maps]
     words = len(json.dumps(_header(b))) + sum(m.geometry.boxes.nbytes + m.geometry.picture.nbytes + m.geometry.overview.nbytes for m in b.models)
-    return {"maps": sum(n for head, n in maps if not head), "heads": sum(n for head, n in maps if head), "pictures": sum(len(c.jpeg) for c in b.cameras), "words": words}
+    return {"maps": sum(n for head, n in maps if not head), "heads": sum(n for head, n in maps if head),
+            "pictures": sum(len(c.jpeg) for c in b.cameras), "words": words}
 
 
 def expected_bytes(
@@ -414,6 +451,14 @@ def expected_bytes(
 LIMIT = 16_000_000  # bytes of a bundle that is written without being asked twice
 
 
+class TooLarge(BundleError):
+    "More bytes than a limit; who asks under another name says another way out."
+
+    def __init__(self, found: str, way_out: str):
+        super().__init__(f"{found}; {way_out}.")
+        self.found = found
+
+
 def refuse_above(
     limit: int,  # bytes
     parts: Mapping[str, int],  # bytes by part
@@ -423,7 +468,7 @@ def refuse_above(
     "A sentence instead of a file that is too large."
     total = sum(parts.values())
     listed = ", ".join(f"{name} {n / 1e6:.2g}" for name, n in sorted(parts.items(), key=lambda p: -p[1]) if n)
-    _need(total <= limit, f"{what} would have {total / 1e6:.3g} MB ({listed}), above the limit of {limit / 1e6:.3g} MB; {way_out}.")
+    if total > limit: raise TooLarge(f"{what} would have {total / 1e6:.3g} MB ({listed}), above the limit of {limit / 1e6:.3g} MB", way_out)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #6f227029
 def write(
@@ -458,11 +503,13 @@ def whole_numbers(found: object) -> bool:
 def _check_picked(b: AttentionBundle, rows: Sequence[int] | None, layers: Mapping[str, Sequence[int]] | None, methods: Sequence[str]) -> None:
     "Only what is there can be kept."
     there = {name: {l for m in b.maps if m.model == name for l in m.layers} for name in (m.name for m in b.models)}
-    _need(rows is None or whole_numbers(rows) and all(0 <= r < len(b.tokens) for r in rows), f"rows are places in the token table, a list of 0 to {len(b.tokens) - 1}, found {str(rows)[:60]}.")
+    _need(rows is None or whole_numbers(rows) and all(0 <= r < len(b.tokens) for r in rows),
+          f"rows are places in the token table, a list of 0 to {len(b.tokens) - 1}, found {str(rows)[:60]}.")
     _need(isinstance(layers or {}, Mapping), f"layers are picked by model, {{{next(iter(there))!r}: [0]}}, found {str(layers)[:60]}.")
     for name, wanted in (layers or {}).items():
         _need(name in there, f"layers are picked of {', '.join(there)}, found {str(name)[:40]!r}.")
-        _need(whole_numbers(wanted) and {*wanted} <= there[name], f"the bundle holds layers {sorted(there[name])} of {name}, counted from 0 and named in a list, found {str(wanted)[:60]}.")
+        _need(whole_numbers(wanted) and {*wanted} <= there[name],
+              f"the bundle holds layers {sorted(there[name])} of {name}, counted from 0 and named in a list, found {str(wanted)[:60]}.")
     _need({*methods} <= {*METHODS}, f"methods are {', '.join(METHODS)}, found {str(methods)[:60]}.")
 
 
@@ -483,7 +530,8 @@ def pick(
     there = {m.model: m.layers for m in maps if m.method == "attention" and m.head is None}
     models = tuple(replace(m, carried=tuple(new[r] for r in m.carried if r in new)) for m in kept if m.name in there)
     cameras = tuple(c if jpeg_width is None else as_camera(c.name, as_image(c), jpeg_width, 70) for c in b.cameras)
-    return replace(b, tokens=tuple(b.tokens[i] for i in new), models=models, maps=tuple(m for m in maps if m.model in there), plans=tuple(p for p in b.plans if _has(p, there)), cameras=cameras)
+    plans = tuple(p for p in b.plans if _has(p, there))
+    return replace(b, tokens=tuple(b.tokens[i] for i in new), models=models, maps=tuple(m for m in maps if m.model in there), plans=plans, cameras=cameras)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #a8538d6a
 def check_width(width: object) -> None:
@@ -543,12 +591,15 @@ def _array(values: object) -> np.ndarray:
 
 def _maps(name: str, by_layer: Mapping[int, np.ndarray], rows: Sequence[int], store: str) -> tuple[list[Map], int]:
     "Head mean, and the heads if they were given; number of heads."
-    _need(isinstance(by_layer, Mapping), f"maps of {name!r} are given by layer, {{layer: array}}, found {type(by_layer).__name__}; write {{{name!r}: {{0: array}}}}.")
+    _need(isinstance(by_layer, Mapping),
+          f"maps of {name!r} are given by layer, {{layer: array}}, found {type(by_layer).__name__}; write {{{name!r}: {{0: array}}}}.")
     arrays = {l: _array(a) for l, a in by_layer.items()}
     shapes = {a.shape for a in arrays.values()}
-    _need(len(shapes) == 1 and len(next(iter(shapes))) in (2, 3), f"maps of {name!r} need one shape [rows, vision tokens] or [heads, rows, vision tokens] in all layers, found {sorted(shapes)}.")
+    _need(len(shapes) == 1 and len(next(iter(shapes))) in (2, 3),
+          f"maps of {name!r} need one shape [rows, vision tokens] or [heads, rows, vision tokens] in all layers, found {sorted(shapes)}.")
     *heads, count, _ = next(iter(shapes))
-    _need(count == len(rows), f"maps of {name!r} have {count} rows for {len(rows)} words; give one row for each, or say with rows=… which words the rows belong to.")
+    _need(count == len(rows),
+          f"maps of {name!r} have {count} rows for {len(rows)} words; give one row for each, or say with rows=… which words the rows belong to.")
     mean = packed(name, {l: a.mean(0) if heads else a for l, a in arrays.items()}, rows, store=store)
     return [mean] + [packed(name, {l: a[h] for l, a in arrays.items()}, rows, head=h, store=store) for h in range(*heads or (0,))], heads[0] if heads else 1
 
@@ -556,27 +607,33 @@ def _maps(name: str, by_layer: Mapping[int, np.ndarray], rows: Sequence[int], st
 def _picture(given: Image.Image | np.ndarray | str | Path) -> Image.Image:
     "A picture from an array or a file, too."
     if isinstance(given, Image.Image): return given
-    if isinstance(given, (str, Path)): return Image.open(given)
+    if isinstance(given, (str, Path)):
+        _need(Path(given).is_file(), f"a picture given by its path is a file that is there, found {show_path(given)}; correct the path.")
+        return load_image(ImageRef(None, Path(given)))
     array = np.asarray(given)
-    _need(array.dtype == np.uint8 and array.ndim in (2, 3), f"a picture given as an array is uint8 of shape (height, width, 3), found {array.dtype} {array.shape}; scale it to 0 … 255.")
+    _need(array.dtype == np.uint8 and array.ndim in (2, 3),
+          f"a picture given as an array is uint8 of shape (height, width, 3), found {array.dtype} {array.shape}; scale it to 0 … 255.")
     return Image.fromarray(array)
 
 
 def _check_named(maps: Mapping, words: Sequence[str], roles: Mapping[str, str] | None) -> None:
     "What is said of a model is said of one that has maps."
     _need(all(isinstance(w, str) for w in words), "words of a bundle are text, found something else; decode the tokens first.")
-    for name, role in (roles or {}).items(): _need(name in maps and role in ("teacher", "student", "model"), f"roles are teacher, student or model of {', '.join(maps)}, found {str(role)[:40]!r} of {str(name)[:40]!r}.")
+    for name, role in (roles or {}).items():
+        _need(name in maps and role in ("teacher", "student", "model"),
+              f"roles are teacher, student or model of {', '.join(maps)}, found {str(role)[:40]!r} of {str(name)[:40]!r}.")
 
 
 def _check_start(answer_from: object, count: int) -> None:
     "A wrong place would make all words question, or all answer, without a word."
-    _need(isinstance(answer_from, (int, np.integer)) and not isinstance(answer_from, bool) and 0 <= answer_from <= count, f"answer_from is the place of the answer's first word, from 0 to {count}, found {answer_from!r}; leave it out where there is no answer.")
+    _need(isinstance(answer_from, (int, np.integer)) and not isinstance(answer_from, bool) and 0 <= answer_from <= count,
+          f"answer_from is the place of the answer's first word, from 0 to {count}, found {answer_from!r}; leave it out where there is no answer.")
 
 
 def bundle_of(
     words: Sequence[str],  # of question and answer
     maps: Mapping[str, Mapping[int, np.ndarray]],  # model → layer (from 0) → [rows, vision tokens], or [heads, rows, vision tokens]; arrays or tensors
-    pictures: Mapping[str, Image.Image | np.ndarray | str | Path],  # by camera name, in the order that the vision tokens have; arrays are uint8 [height, width, 3]
+    pictures: Mapping[str, Image.Image | np.ndarray | str | Path],  # by camera name, in the order of the vision tokens; arrays: uint8 [height, width, 3]
     geometry: Mapping[str, Geometry | None] | Geometry | None = None,  # of each model, or one for all; None: equal grids
     *,
     rows: Sequence[int] | None = None,  # places in `words` that the maps' rows belong to; None: all words
@@ -595,7 +652,8 @@ def bundle_of(
     for name, by_layer in maps.items():
         of_model, heads = _maps(name, by_layer, places, store)
         own = (geometry.get(name) if isinstance(geometry, Mapping) else geometry) or square_grids(len(pictures), of_model[0].codes.shape[-1], grid)
-        _need(isinstance(own, Geometry), f"the geometry of {name!r} must be a Geometry(picture, boxes, overview), found {type(own).__name__}; leave it out for equal grids.")
+        _need(isinstance(own, Geometry),
+              f"the geometry of {name!r} must be a Geometry(picture, boxes, overview), found {type(own).__name__}; leave it out for equal grids.")
         models.append(Model(name, max(by_layer) + 1, heads, own, (roles or {}).get(name, "model")))
         made += of_model
     cameras = tuple(as_camera(name, _picture(picture)) for name, picture in pictures.items())

@@ -29,8 +29,8 @@ from ..data.render import look
 from ..data.traffic import simulate
 from ..data.world import as_record, image_path, scenario_seed
 from ..distill.capabilities import Recipe, make_recipe, signal_layers
-from .bundle import (LIMIT, METHODS, STORES, AttentionBundle, BundleError, Geometry, Map, Model, SceneObject, Token, as_camera, check_width, expected_bytes, packed, plans_of,
-                                      refuse_above, whole_numbers)
+from .bundle import (LIMIT, METHODS, STORES, AttentionBundle, BundleError, Geometry, Map, Model, SceneObject, Token,
+                                      as_camera, check_width, expected_bytes, packed, plans_of, refuse_above, whole_numbers)
 
 if TYPE_CHECKING:  # this room imports without torch; models are looked at by functions that need them anyway
     from drivekd.models.batching import Batch, Batcher, Encoded
@@ -43,7 +43,8 @@ def _parts(encoded: "Encoded") -> Iterable[tuple[int, int]]:
     for turn in encoded.record.turns:
         if turn.role != "user": continue
         for part in filter(None, map(str.strip, turn.text.split(PLACEHOLDER))):
-            if (found := encoded.text.find(part, at)) < 0: raise BundleError(f"the chat template of this model rewrites the question, {part[:40]!r} is not in it; record with another template.")
+            if (found := encoded.text.find(part, at)) < 0:
+                raise BundleError(f"the chat template of this model rewrites the question, {part[:40]!r} is not in it; record with another template.")
             at = found + len(part)
             yield found, at
 
@@ -164,7 +165,8 @@ def _heads(name: str, layers: Mapping[int, object], how: Reading, vision, store:
 
     at, columns = torch.as_tensor(how.places, device=vision.device), vision.nonzero()[:, 0]
     count = next(iter(layers.values())).query.shape[1] if layers else 0
-    return [packed(name, {l: how.bring(one_head(q, h).map(at, columns)[0].cpu().numpy()) for l, q in layers.items()}, how.rows, head=h, store=store) for h in range(count)]
+    seen = lambda h: {l: how.bring(one_head(q, h).map(at, columns)[0].cpu().numpy()) for l, q in layers.items()}
+    return [packed(name, seen(h), how.rows, head=h, store=store) for h in range(count)]
 
 # %% ../../nbs/api/workbench/02a_recording.ipynb #d27810fd
 @dataclass(frozen=True)
@@ -191,7 +193,9 @@ def _maps(vlm: "VLM", name: str, batch: "Batch", how: Reading, says: Sequence[in
     vision = torch.zeros(seen[every[0]].key.shape[2], dtype=torch.bool, device=columns.device).index_fill(0, columns, True)
     maps = [_attention(name, {l: seen[l] for l in wanted.layers}, how, vision, wanted.store)]
     maps += _heads(name, {l: seen[l] for l in wanted.head_layers}, how.of({r: r for r in says}), vision, wanted.store)
-    if wanted.rollout: maps.append(packed(name, {every[-1]: how.bring(rollout([seen[l] for l in every], at)[:, columns].cpu().numpy())}, how.rows, "rollout", store=wanted.store))
+    if wanted.rollout:
+        through = rollout([seen[l] for l in every], at)[:, columns]
+        maps.append(packed(name, {every[-1]: how.bring(through.cpu().numpy())}, how.rows, "rollout", store=wanted.store))
     if wanted.gradient_layers:
         weighted = gradient_weighted(vlm, batch, wanted.gradient_layers, at, columns)
         maps.append(packed(name, {l: how.bring(m.cpu().numpy()) for l, m in weighted.items()}, how.rows, "gradient", store=wanted.store))
@@ -246,7 +250,8 @@ def world_objects(
         match = next(((i, b, n) for i, b, n in seen if i == tag.picture and _near(tag, b)), None)
         taken.add(id(match[1]) if match else None)
         found.append(tag if match is None else replace(tag, label=f"{tag.label} {match[2]}", box=_box(match[1])))
-    return (*found, *(SceneObject(n, i, tuple(map(float, b.centre)), _box(b)) for i, b, n in seen if id(b) not in taken and b.fraction > 0.7 and b.width > 0.06))
+    others = ((i, b, n) for i, b, n in seen if id(b) not in taken and b.fraction > 0.7 and b.width > 0.06)
+    return (*found, *(SceneObject(n, i, tuple(map(float, b.centre)), _box(b)) for i, b, n in others))
 
 
 def _box(b) -> tuple[float, float, float, float]: return tuple(float(np.clip(x, 0, 1)) for x in (b.x0, b.y0, b.x1, b.y1))
@@ -262,82 +267,45 @@ def _check_asked(teachers: Mapping, students: Mapping, question: VQARecord, meth
     _refuse(not known, "a recording needs at least one model, found none; give teachers, students, or both.")
     _refuse(bool(both), f"models of a recording need different names, found {both[0] if both else ''!r} among teachers and students; rename one.")
     for name in named: _refuse(name not in known, f"`layers` and `head_layers` name models of the recording ({', '.join(known)}), found {name!r}; correct it.")
-    for word in [methods] if isinstance(methods, str) else methods: _refuse(word not in METHODS, f"`methods` is a list of {', '.join(METHODS)}, found {word!r}; correct it.")
+    for word in [methods] if isinstance(methods, str) else methods:
+        _refuse(word not in METHODS, f"`methods` is a list of {', '.join(METHODS)}, found {word!r}; correct it.")
     _refuse(store not in STORES, f"maps are stored as {' or '.join(STORES)}, found {store!r}; use one of these.")
     _refuse(not question.images, f"a recording shows where models look on pictures, question {question.id!r} has none; choose another.")
-    _refuse(not any(t.role == "assistant" and t.text.strip() for t in question.turns), f"a recording reads an answer along, question {question.id!r} has none; give it one with `with_answer`.")
+    _refuse(not any(t.role == "assistant" and t.text.strip() for t in question.turns),
+            f"a recording reads an answer along, question {question.id!r} has none; give it one with `with_answer`.")
 
 
 def _check_layers(name: str, stack: int | Sequence[str], layers: Sequence[int] | None, recipe: Recipe) -> None:
     "Layers that a model has and that look at pictures."
     there = list(range(stack)) if isinstance(stack, int) else [l for l, kind in enumerate(stack) if kind == "cross"]
-    _refuse(layers is not None and not whole_numbers(layers), f"layers of {name!r} are a list of whole numbers, counted from 0, found {str(layers)[:60]}; write [{there[0]}].")
+    _refuse(layers is not None and not whole_numbers(layers),
+            f"layers of {name!r} are a list of whole numbers, counted from 0, found {str(layers)[:60]}; write [{there[0]}].")
     wrong = [l for l in layers or () if l not in there]
-    _refuse(bool(wrong), f"layers of {name!r} that look at pictures are {there[0]} … {there[-1]}{'' if isinstance(stack, int) else f' ({there})'}, counted from 0, found {wrong[0] if wrong else 0!r}; name some of these.")
+    _refuse(bool(wrong),
+            f"layers of {name!r} that look at pictures are {there[0]} … {there[-1]}{'' if isinstance(stack, int) else f' ({there})'}, counted from 0, found {wrong[0] if wrong else 0!r}; name some of these.")
     _refuse(layers is not None and not len(layers), f"at least one layer of {name!r} is recorded, found none; name some, or leave the model out of `layers`.")
-    _refuse(layers is None and not recipe_layers(recipe, stack), f"the layers that are recorded are those whose attention a recipe compares, recipe {recipe.name!r} compares none; take another, such as 'agp', or name `layers` of {name!r}.")
+    _refuse(layers is None and not recipe_layers(recipe, stack),
+            f"the layers that are recorded are those whose attention a recipe compares, recipe {recipe.name!r} compares none; take another, such as 'agp', or name `layers` of {name!r}.")
 
 
 def _table(found: Rows, keep: Sequence[int] | None) -> tuple[Rows, dict[int, int]]:  # the rows that stay; old place → new place
     "Chosen places of the token table."
     count = len(found.tokens)
     keep = list(range(count) if keep is None else keep)
-    _refuse(not keep or any(type(r) is not int or not 0 <= r < count for r in keep) or len(set(keep)) < len(keep), f"`rows` are different places in the table of {count} tokens, counted from 0, found {str(keep)[:60]}; see `rows_of` for which token is where.")
+    _refuse(not keep or any(type(r) is not int or not 0 <= r < count for r in keep) or len(set(keep)) < len(keep),
+            f"`rows` are different places in the table of {count} tokens, counted from 0, found {str(keep)[:60]}; see `rows_of` for which token is where.")
     return replace(found, places=found.places[keep], tokens=tuple(found.tokens[i] for i in keep)), {old: i for i, old in enumerate(keep)}
 
-
-def _expect(wanted: Mapping[str, Wanted], vlms: Mapping[str, "VLM"], rows: Rows, columns: Mapping[str, int]) -> dict[str, int]:
-    "Bytes of the maps, before any is made."
-    r, says = len(rows.tokens), sum(t.role != "question" for t in rows.tokens)
-    count = lambda w: len(w.layers) + len(w.gradient_layers) + w.rollout
-    heads = {n: vlms[n].model.config.get_text_config().num_attention_heads for n in vlms}
-    return {"maps": sum(expected_bytes(count(w), r, columns[n], w.store) for n, w in wanted.items()),
-            "heads": sum(expected_bytes(len(w.head_layers) * heads[n], says, columns[n], w.store) for n, w in wanted.items())}
-
 # %% ../../nbs/api/workbench/02a_recording.ipynb #e0caf350
-def record(
-    teachers: Mapping[str, "VLM"],  # by capability
-    students: Mapping[str, "VLM"],  # by name
-    question: VQARecord,  # with pictures and an answer
-    *,
-    recipe: str | Recipe = "agp",  # whose layers are recorded, and shown as presets
-    layers: Mapping[str, Sequence[int]] | None = None,  # of each model instead, from 0
-    head_layers: Mapping[str, Sequence[int]] | None = None,  # model → layers whose single heads are kept
-    rows: Sequence[int] | None = None,  # places in the token table of `rows_of`; None: all
-    methods: Sequence[str] = METHODS,
-    objects: Sequence[SceneObject] | None = None,  # None: the tags of question and answer
-    store: str = "uint8",
-    picture_width: int = 800,  # pixels
-    replies: bool = True,  # let every model answer by itself, too
-    limit: int = LIMIT,  # bytes; maps above it are refused before anything is computed, pictures are not counted
-    say: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
-) -> AttentionBundle:
-    "What teachers and students look at while they read a question and its answer."
-    from drivekd.distill.hooks import decoder_layers
-    from drivekd.models.batching import Batcher
-
-    check_width(picture_width)
-    vlms, recipe = {**teachers, **students}, make_recipe(recipe)
-    _check_asked(teachers, students, question, methods, store, (*(layers or {}), *(head_layers or {})))
-    stacks = {name: decoder_layers(vlm) for name, vlm in vlms.items()}
-    for name in vlms: _check_layers(name, stacks[name], (layers or {}).get(name), recipe)
-    for name, wished in (head_layers or {}).items(): _check_layers(name, stacks[name], wished, recipe)
-    batchers = {name: Batcher(vlm) for name, vlm in vlms.items()}
-    batches = {name: batcher([question]) for name, batcher in batchers.items()}
-    parties = {name: (batchers[name], b.encoded[0], rows_of(b.encoded[0])) for name, b in batches.items()}
-    first = parties[next(iter(students or teachers))]
-    table, kept = _table(first[2], rows)
-    how = {name: reading_of(first, party).of(kept) for name, party in parties.items()}
-    wanted = {name: _wanted(recipe, stacks[name], (layers or {}).get(name), (head_layers or {}).get(name, ()), methods, store) for name, vlm in vlms.items()}
-    expected = _expect(wanted, vlms, table, {name: len(b.columns(0)) for name, b in batches.items()})
-    refuse_above(limit, expected, "the maps of this bundle")
-    say(f"recording {len(table.tokens)} tokens of {len(vlms)} models: about {sum(expected.values()) / 1e6:.2f} MB of maps")
-    says = [i for i, t in enumerate(table.tokens) if t.role != "question"]
-    maps = tuple(m for name, vlm in vlms.items() for m in _maps(vlm, name, batches[name].to(vlm.model.device), how[name], says, wanted[name]))
-    models = tuple(_described(vlm, n, batches[n].encoded[0], how[n], "teacher" if n in teachers else "student", _reply(vlm, question) if replies else "") for n, vlm in vlms.items())
-    cameras = tuple(as_camera(n, p, picture_width) for n, p in _photographs(question).items())
-    return AttentionBundle(table.tokens, cameras, models, maps, table.question, table.answer, tuple(tagged_objects(question) if objects is None else objects),
-                           plans_of(recipe, models, stacks, {n: w.layers for n, w in wanted.items()}), _source(question, recipe))
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    "Models in front of a question; all but the table by their names."
+    vlms: Mapping[str, "VLM"]
+    stacks: Mapping[str, int | Sequence[str]]  # layers of each, or the kind of each layer
+    wanted: Mapping[str, Wanted]
+    batches: Mapping[str, "Batch"]
+    how: Mapping[str, Reading]
+    table: Rows
 
 
 def _wanted(recipe: Recipe, stack: int | Sequence[str], layers: Sequence[int] | None, heads: Sequence[int], methods: Sequence[str], store: str) -> Wanted:
@@ -345,6 +313,39 @@ def _wanted(recipe: Recipe, stack: int | Sequence[str], layers: Sequence[int] | 
     chosen = tuple(sorted(layers)) if layers is not None else recipe_layers(recipe, stack)
     gradient = tuple(l for l in recipe_layers(recipe, stack, ("text_to_vision",)) if l in chosen) or chosen
     return Wanted(tuple(sorted({*chosen, *heads})), tuple(heads), gradient if "gradient" in methods else (), "rollout" in methods and isinstance(stack, int), store)
+
+
+def _asked(vlms: Mapping[str, "VLM"], first: str, question: VQARecord, recipe: Recipe, layers: Mapping, head_layers: Mapping, rows: Sequence[int] | None,
+           methods: Sequence[str], store: str) -> _Asked:
+    "What is asked of whom; the token table is that of the model named first."
+    from drivekd.distill.hooks import decoder_layers
+    from drivekd.models.batching import Batcher
+
+    stacks = {name: decoder_layers(vlm) for name, vlm in vlms.items()}
+    for name in vlms: _check_layers(name, stacks[name], layers.get(name), recipe)
+    for name, wished in head_layers.items(): _check_layers(name, stacks[name], wished, recipe)
+    wanted = {name: _wanted(recipe, stacks[name], layers.get(name), head_layers.get(name, ()), methods, store) for name in vlms}
+    batchers = {name: Batcher(vlm) for name, vlm in vlms.items()}
+    batches = {name: batcher([question]) for name, batcher in batchers.items()}
+    parties = {name: (batchers[name], b.encoded[0], rows_of(b.encoded[0])) for name, b in batches.items()}
+    table, kept = _table(parties[first][2], rows)
+    return _Asked(vlms, stacks, wanted, batches, {name: reading_of(parties[first], party).of(kept) for name, party in parties.items()}, table)
+
+# %% ../../nbs/api/workbench/02a_recording.ipynb #88993e94
+def _expect(asked: _Asked) -> dict[str, int]:
+    "Bytes of the maps, before any is made."
+    r, says = len(asked.table.tokens), sum(t.role != "question" for t in asked.table.tokens)
+    count = lambda w: len(w.layers) + len(w.gradient_layers) + w.rollout
+    columns = {n: len(b.columns(0)) for n, b in asked.batches.items()}
+    heads = {n: vlm.model.config.get_text_config().num_attention_heads for n, vlm in asked.vlms.items()}
+    return {"maps": sum(expected_bytes(count(w), r, columns[n], w.store) for n, w in asked.wanted.items()),
+            "heads": sum(expected_bytes(len(w.head_layers) * heads[n], says, columns[n], w.store) for n, w in asked.wanted.items())}
+
+
+def _check_size(asked: _Asked, limit: int, say: Callable[[str], object]) -> None:
+    expected = _expect(asked)
+    refuse_above(limit, expected, "the maps of this bundle")
+    say(f"recording {len(asked.table.tokens)} tokens of {len(asked.vlms)} models: about {sum(expected.values()) / 1e6:.2f} MB of maps")
 
 # %% ../../nbs/api/workbench/02a_recording.ipynb #b4d68d79
 def _photographs(question: VQARecord) -> dict:
@@ -364,6 +365,46 @@ def _source(question: VQARecord, recipe: Recipe) -> dict[str, str]:
     import drivekd
 
     return {"record": question.id, "capability": question.capability or "", "recipe": recipe.name, "drivekd": drivekd.__version__}
+
+# %% ../../nbs/api/workbench/02a_recording.ipynb #f0877a65
+def _looked_at(asked: _Asked, teachers: Mapping[str, "VLM"], question: VQARecord, recipe: Recipe, objects: Sequence[SceneObject] | None,
+               picture_width: int, replies: bool) -> AttentionBundle:
+    "The bundle, for which every model reads once."
+    table, vlms, how = asked.table, asked.vlms, asked.how
+    says = [i for i, t in enumerate(table.tokens) if t.role != "question"]
+    maps = tuple(m for n, vlm in vlms.items() for m in _maps(vlm, n, asked.batches[n].to(vlm.model.device), how[n], says, asked.wanted[n]))
+    role, reply = lambda n: "teacher" if n in teachers else "student", lambda vlm: _reply(vlm, question) if replies else ""
+    models = tuple(_described(vlm, n, asked.batches[n].encoded[0], how[n], role(n), reply(vlm)) for n, vlm in vlms.items())
+    cameras = tuple(as_camera(n, p, picture_width) for n, p in _photographs(question).items())
+    plans = plans_of(recipe, models, asked.stacks, {n: w.layers for n, w in asked.wanted.items()})
+    objects = tuple(tagged_objects(question) if objects is None else objects)
+    return AttentionBundle(table.tokens, cameras, models, maps, table.question, table.answer, objects, plans, _source(question, recipe))
+
+
+def record(
+    teachers: Mapping[str, "VLM"],  # by capability
+    students: Mapping[str, "VLM"],  # by name
+    question: VQARecord,  # with pictures and an answer
+    *,
+    recipe: str | Recipe = "agp",  # whose layers are recorded, and shown as presets
+    layers: Mapping[str, Sequence[int]] | None = None,  # of each model instead, from 0
+    head_layers: Mapping[str, Sequence[int]] | None = None,  # model → layers whose single heads are kept
+    rows: Sequence[int] | None = None,  # places in the token table of `rows_of`; None: all
+    methods: Sequence[str] = METHODS,
+    objects: Sequence[SceneObject] | None = None,  # None: the tags of question and answer
+    store: str = "uint8",
+    picture_width: int = 800,  # pixels
+    replies: bool = True,  # let every model answer by itself, too
+    limit: int = LIMIT,  # bytes; maps above it are refused before anything is computed, pictures are not counted
+    say: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
+) -> AttentionBundle:
+    "What teachers and students look at while they read a question and its answer."
+    check_width(picture_width)
+    recipe = make_recipe(recipe)
+    _check_asked(teachers, students, question, methods, store, (*(layers or {}), *(head_layers or {})))
+    asked = _asked({**teachers, **students}, next(iter(students or teachers)), question, recipe, layers or {}, head_layers or {}, rows, methods, store)
+    _check_size(asked, limit, say)
+    return _looked_at(asked, teachers, question, recipe, objects, picture_width, replies)
 
 # %% ../../nbs/api/workbench/02a_recording.ipynb #700f7a92
 def with_answer(
@@ -401,7 +442,8 @@ def masked(
     "The same question about pictures with grey patches."
     images = list(question.images)
     wrong = [i for i in boxes if type(i) is not int or not 0 <= i < len(images)]
-    _refuse(bool(wrong), f"pictures of question {question.id!r} are counted from 0 to {len(images) - 1}, found boxes of picture {wrong[0] if wrong else 0!r}; name one of these.")
+    _refuse(bool(wrong),
+            f"pictures of question {question.id!r} are counted from 0 to {len(images) - 1}, found boxes of picture {wrong[0] if wrong else 0!r}; name one of these.")
     for i, found in boxes.items():
         path = Path(folder) / f"{i}.png"
         _grey(load_image(images[i]), found).save(path)
@@ -472,8 +514,9 @@ def ship(
     from drivekd.models.loading import load_vlm
 
     teachers = {c: load_vlm(Path(checkpoints) / f"teacher_{c}") for c in ("perception", "reasoning", "planning")}
-    student = load_vlm(Path(checkpoints) / "student")
+    students = {name: load_vlm(Path(checkpoints) / name) for name in ("student_agp", "student_ce", "student")}  # an explorer opens on the first
+    heads = {"planning": (6,), "student_agp": (2,), "student": (2,)}  # of what the planning loss compares: heads are large
     with TemporaryDirectory() as aside:
         question = world_question(aside, "safe actions (choice)", 5)
-        bundle = record(teachers, {"student": student}, question, objects=world_objects(question), head_layers={"planning": (0, 6), "student": (0, 2)})
-    return bundle.write(Path(folder) / "miniature.safetensors", limit=1_500_000)
+        bundle = record(teachers, students, question, objects=world_objects(question), head_layers=heads)
+    return bundle.write(Path(folder) / "miniature.safetensors", limit=1_700_000)  # six models: 0.2 MB for each, 0.4 for heads, words and pictures
