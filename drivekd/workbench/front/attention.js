@@ -19,27 +19,22 @@ class Looks {
     this.sinks = new Map();
   }
   model(name) { return this.models.find(m => m.name === name); }
-  map(model, method, head) { return this.maps.find(m => m.model === model && m.method === method && m.head === head); }
+  map({model, method = "attention", head = null}) { return this.maps.find(m => m.model === model && m.method === method && m.head === head); }
 
   /** Attention of a row to the vision tokens, mean over layers; null where the bundle has none. */
-  row({model, method, head, layers}, row) {
-    const map = this.map(model, method, head), n = this.model(model).count;
+  row(look, row, from = 0, to = this.model(look.model).count) {
+    const map = this.map(look), {layers} = look, n = this.model(look.model).count;
     if (!map || !map.at.has(row)) return null;
-    const out = new Float32Array(n), r = map.at.get(row), root = map.codes instanceof Uint8Array;
+    const out = new Float32Array(to - from), root = map.codes instanceof Uint8Array;
     for (const layer of layers) {
-      const l = map.layers.indexOf(layer);
+      const l = map.layers.indexOf(layer), i = l * map.rows.length + map.at.get(row), scale = map.scale[i] / layers.length;
       if (l < 0) return null;
-      const from = (l * map.rows.length + r) * n, scale = map.scale[l * map.rows.length + r] / layers.length;
-      for (let v = 0; v < n; v++) { const c = map.codes[from + v]; out[v] += scale * (root ? c * c : c); }
+      for (let v = from; v < to; v++) { const c = map.codes[i * n + v]; out[v - from] += scale * (root ? c * c : c); }
     }
     return out;
   }
   /** Attention of a row to one vision token. */
-  at({model, method, head, layers}, row, token) {
-    const map = this.map(model, method, head), n = this.model(model).count;
-    if (!map || !map.at.has(row)) return null;
-    return sum(layers.map(layer => { const i = map.layers.indexOf(layer) * map.rows.length + map.at.get(row), c = map.codes[i * n + token]; return map.scale[i] * (map.codes instanceof Uint8Array ? c * c : c) / layers.length; }));
-  }
+  at(look, row, token) { return this.row(look, row, token, token + 1)?.[0]; }
   /** Mean over rows. */
   mean(look, rows) {
     const found = rows.map(r => this.row(look, r)).filter(Boolean);
@@ -48,19 +43,20 @@ class Looks {
     for (const values of found) for (let v = 0; v < out.length; v++) out[v] += values[v] / found.length;
     return out;
   }
-  /** Vision, text and first token: mean over rows and layers; null if not recorded. */
-  shares(model, layers, rows) {
-    const map = this.map(model, "attention", null), out = [0, 0, 0];
-    if (!map || !map.share) return null;
-    const known = rows.filter(r => map.at.has(r)), n = known.length * layers.length;
-    for (const r of known) for (const layer of layers) for (let i = 0; i < 3; i++) out[i] += map.share[3 * (map.layers.indexOf(layer) * map.rows.length + map.at.get(r)) + i] / n;
-    return n ? out : null;
+  /** Vision, text and first token; of a single head, where no more was recorded, vision and the rest: mean over rows and layers; null if not recorded. */
+  shares(look, rows) {
+    const {layers, model, method} = look, map = this.map(look), known = map ? rows.filter(r => map.at.has(r)) : [], out = [0, 0, 0], n = known.length * layers.length;
+    if (method !== "attention" || !n || !this.map({model}).share) return null;
+    if (!map.share) { const seen = sum(this.mean(look, known)); return [seen, 1 - seen]; }
+    for (const r of known) for (const layer of layers) for (let i = 0; i < 3; i++)
+      out[i] += map.share[3 * (map.layers.indexOf(layer) * map.rows.length + map.at.get(r)) + i] / n;
+    return out;
   }
-  /** Vision tokens that half of all rows look at, whatever they say: more than eight times an even share (our choice). */
+  /** Vision tokens that more than half of all rows look at, whatever they say: more than eight times an even share (our choice). */
   sink(look) {
-    const {model, method, head} = look, key = JSON.stringify(look);
+    const key = JSON.stringify(look);
     if (!this.sinks.has(key)) {
-      const map = this.map(model, method, head), n = this.model(model).count, seen = new Uint16Array(n);
+      const map = this.map(look), n = this.model(look.model).count, seen = new Uint16Array(n);
       const rows = map ? map.rows.map(r => this.row(look, r)).filter(Boolean) : [];
       for (const values of rows) { const much = 8 * sum(values) / n; for (let v = 0; v < n; v++) if (values[v] > much) seen[v]++; }
       const marks = seen.map(count => rows.length > 4 && count > rows.length / 2 ? 1 : 0);
@@ -68,7 +64,15 @@ class Looks {
     }
     return this.sinks.get(key);
   }
+  /** Tagged objects into whose boxes a sink reaches. */
+  covered(look) {
+    const m = this.model(look.model), marks = this.sink(look), meet = ([l, t, r, b], [x, y, u, v]) => Math.min(r, u) - Math.max(l, x) > EPS && Math.min(b, v) - Math.max(t, y) > EPS;
+    return this.objects.filter(o => marks.some((mark, v) => mark && m.picture[v] === o.picture && meet(tokenBox(m, v), boxOf(o))));
+  }
 }
+
+/** Left, top, right, bottom of a vision token. */
+const tokenBox = (m, v) => m.boxes.subarray(4 * v, 4 * v + 4);
 
 // --- one canvas for models with different grids --------------------------------------------------------------------------------------
 
@@ -97,7 +101,7 @@ class Common {
   weights(m) {
     const cell = [], token = [], part = [];
     for (let v = 0; v < m.count; v++) {
-      const [nx, ny] = this.grids[m.picture[v]], [l, t, r, b] = m.boxes.subarray(4 * v, 4 * v + 4), area = (r - l) * (b - t);
+      const [nx, ny] = this.grids[m.picture[v]], [l, t, r, b] = tokenBox(m, v), area = (r - l) * (b - t);
       for (let y = Math.floor(t * ny + 1e-4); y < Math.min(ny, Math.ceil(b * ny - 1e-4)); y++) for (let x = Math.floor(l * nx + 1e-4); x < Math.min(nx, Math.ceil(r * nx - 1e-4)); x++) {
         const w = Math.max(0, Math.min(r, (x + 1) / nx) - Math.max(l, x / nx)) * Math.max(0, Math.min(b, (y + 1) / ny) - Math.max(t, y / ny)) / area;
         if (w > 1e-6) { cell.push(this.start[m.picture[v]] + y * nx + x); token.push(v); part.push(w); }
@@ -111,13 +115,14 @@ class Common {
     for (let i = 0; i < cell.length; i++) out[cell[i]] += part[i] * values[token[i]];
     return out;
   }
+  part(cells, p) { return cells.subarray(this.start[p], this.start[p + 1]); }
   /** Mass on a picture. */
-  on(cells, p) { return sum(cells.subarray(this.start[p], this.start[p + 1])); }
+  on(cells, p) { return sum(this.part(cells, p)); }
   /** Share of the pictures that no token of a model sees. */
   unseen(model) {
     const {cell} = this.spread.get(model), seen = new Uint8Array(this.size);
     for (const c of cell) seen[c] = 1;
-    return this.grids.reduce((gap, [x, y], p) => gap + (1 - sum(seen.subarray(this.start[p], this.start[p + 1])) / (x * y)) / this.grids.length, 0);
+    return this.grids.reduce((gap, [x, y], p) => gap + (1 - this.on(seen, p) / (x * y)) / this.grids.length, 0);
   }
 }
 
@@ -186,6 +191,8 @@ function panes(cameras, layout, width) {
   return {boxes: at.map((place, i) => fitted(place, cameras[i])), height: rows * (h + gap) - gap, middle: known && layout === "top-down" ? {x: w + gap, y: h + gap, w, h} : null};
 }
 
+/** A text on one line. */
+const flat = text => text.replace(/\n/g, "\u21b5");
 const areaOf = ([l, t, r, b]) => (r - l) * (b - t);
 
 /** Text that fits into a width of a canvas. */
@@ -196,6 +203,7 @@ function shortened(pen, text, width) {
   return letters.join("") + "\u2026";
 }
 
+const SINK = "A sink: more than half of the recorded rows give this patch over 8 times an even share, whatever they say.";
 const NOTE = "Attention says where a layer looked, not why it answered: it is not causal evidence.";
 const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch; in the table: token"], ["Shift+← Shift+→", "several tokens"], ["Enter", "keep the token; on the cameras: keep this patch and choose one more"], ["Shift+click", "one more token or patch"],
   ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
@@ -243,6 +251,7 @@ class AttentionView {
     if (given.preset) this.applyPreset(given.preset, false, given.a);
     for (const key of KEPT) if (given[key] !== undefined && !["a", "b"].includes(key)) s[key] = given[key];
     if (!s.b) s.mode = "a";
+    if (!this.methods().includes(s.method)) s.method = "attention";  // the models are others
     const anew = !given.preset && (given.a || given.b || given.layersA && !s.preset);
     for (const [side, key] of sides) {
       const there = this.recorded(side);
@@ -258,6 +267,11 @@ class AttentionView {
 
   // --- what there is
 
+  /** The side that pointing asks. */
+  get lead() { return this.state.mode === "b" ? "b" : "a"; }
+  get known() { return this.sides().filter(w => this.now[w]); }
+  sides() { return ["a", "b"].filter(w => this.state[w]); }
+
   /** The model that stands on a side if the other has this one: teachers first on the one, those of the question's capability before the rest, students on the other. */
   beside(name, side) {
     const {models, source} = this.looks, last = m => 2 * ((m.role === "student") !== (side === "b")) + (m.role !== "student" && m.capability !== (source.capability ?? null));
@@ -266,11 +280,11 @@ class AttentionView {
   }
   /** The token at which the answer begins, as far as it was recorded. */
   firstRow() {
-    const there = ["a", "b"].filter(w => this.state[w]).flatMap(w => { const {model, method, head} = this.side(w), map = this.looks.map(model, method, head); return map ? map.rows : []; }).sort((x, y) => x - y);
+    const there = this.sides().flatMap(w => { const map = this.looks.map(this.side(w)); return map ? map.rows : []; }).sort((x, y) => x - y);
     return there.find(r => this.looks.tokens[r].role !== "question") ?? there[0] ?? 0;
   }
-  methods() { return [...new Set(this.looks.maps.map(m => m.method))]; }
-  recorded(side, method = this.state.method) { const map = this.looks.map(this.state[side], method, null); return map ? map.layers : []; }
+  methods() { return [...new Set(this.looks.maps.filter(m => [this.state.a, this.state.b].includes(m.model)).map(m => m.method))]; }
+  recorded(side, method = this.state.method) { const map = this.looks.map({model: this.state[side], method}); return map ? map.layers : []; }
   heads() { return [...new Set(this.looks.maps.filter(m => m.head != null && [this.state.a, this.state.b].includes(m.model)).map(m => m.head))].sort((x, y) => x - y); }
   /** The second model's layer at the same relative depth as one of the first's. */
   partner(layer) {
@@ -280,13 +294,13 @@ class AttentionView {
   plan() { const {a, b, preset} = this.state; return this.looks.plans.find(p => p.capability === preset && p.teacher === a && p.student === b); }
   side(which) {
     const s = this.state, model = s[which], layers = which === "a" ? s.layersA : s.layersB;
-    const head = s.head != null && s.method === "attention" && this.looks.map(model, "attention", s.head) && layers.every(l => this.looks.map(model, "attention", s.head).layers.includes(l)) ? s.head : null;
-    return {model, method: s.method, head, layers};
+    const own = s.method === "attention" && this.looks.map({model, head: s.head});
+    return {model, method: s.method, head: own && layers.every(l => own.layers.includes(l)) ? s.head : null, layers};
   }
   rows() { return this.hover.row != null ? [this.hover.row] : this.state.rows; }
   /** Why a side has no map of the chosen tokens, and the way out. */
   missing(which) {
-    const {model, method, head} = this.side(which), {tokens} = this.looks, map = this.looks.map(model, method, head);
+    const look = this.side(which), {head} = look, {tokens} = this.looks, map = this.looks.map(look);
     if (!map) return "was not recorded by this method; choose another";
     const {rows} = map, asked = i => tokens[i].role === "question", own = asked(rows[0]), whole = rows.length === tokens.filter((_, i) => asked(i) === own).length && rows.every(i => asked(i) === own);
     const those = `was recorded for ${whole ? `the ${own ? "question" : "answer"}'s` : `${rows.length} of ${tokens.length}`} tokens only; choose one of them`;
@@ -308,7 +322,7 @@ class AttentionView {
     if (!values) return null;
     return {count, mass: sum(values.filter((_, v) => marks[v])) / (this.state.method === "gradient" ? sum(values) || 1 : 1)};
   }
-  tables(cells) { return this.common.grids.map((grid, p) => rectangles(cells.subarray(this.common.start[p], this.common.start[p + 1]), grid)); }
+  tables(cells) { return this.common.grids.map((grid, p) => rectangles(this.common.part(cells, p), grid)); }
   score(cells, box, picture) { return grounding(this.tables(cells), box, picture); }
   cells(which, rows, hide) { const values = this.masses(which, rows, hide); return values && this.common.cells(this.state[which], values); }
 
@@ -342,6 +356,7 @@ class AttentionView {
   }
   models(side, name) {
     const s = this.state; s[side] = name;
+    if (!this.methods().includes(s.method)) s.method = "attention";
     const there = this.recorded(side), key = side === "a" ? "layersA" : "layersB";
     if (!s[key].every(l => there.includes(l))) s[key] = [there.at(-1)];
     this.change(s.preset && this.plan() ? {} : {preset: null}, Boolean(this.plan()));
@@ -362,13 +377,13 @@ class AttentionView {
       layersA: chooser("layer", [], 0, v => this.change({layersA: [Number(v)], layersB: two ? [this.partner(Number(v))] : []})),
       layersB: two && chooser("with", [], 0, v => this.change({layersB: [Number(v)]})),
       head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)}, true)),
-      method: chooser("method", this.methods().map(m => [m, {attention: "attention", rollout: "rollout", gradient: "gradient-weighted"}[m]]), s.method, v => this.method(v)),
+      method: chooser("method", [], s.method, v => this.method(v)),
       norm: chooser("colours and labels are parts of", [["pictures", "what is on the pictures"], ["row", "the whole row"]], s.norm, v => this.change({norm: v}, true), "the loss compares whole rows"),
       layout: chooser("layout", Object.keys(LAYOUTS).map(k => [k, k]), s.layout, v => { this.state.layout = v; this.fit(); this.renew(); this.tell(); }),
       colours: chooser("colours", Object.keys(MAPS).map(k => [k, k]), s.colours, v => this.change({colours: v}, true)),
       part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part, v => this.change({part: v}, true)),
       shade: chooser("words shaded by", [["pictures", "attention to pictures"], ["kl", "KL"], ["mse", "MSE"]], s.shade, v => this.change({shade: v}, true)),
-      sinks: toggle("hide sinks", v => this.change({sinks: v}, true), "vision tokens to which half of all rows give 8 times an even share"),
+      sinks: toggle("hide sinks", v => this.change({sinks: v}, true), SINK),
       common: toggle("all heads on one scale", v => this.change({common: v}, true), "the colour scale of the strongest head, so that heads can be compared"),
       objects: toggle("objects", v => this.change({objects: v}, true)),
       lock: toggle("hold scale", v => this.change({lock: v ? this.top : null}, true), "keep the colour scale while tokens, heads and layers change"),
@@ -380,15 +395,16 @@ class AttentionView {
     const id = `dk-readout-${Math.random().toString(36).slice(2)}`;  // a page may have several views, each from a module of its own
     this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-describedby": id});
     this.stage = el("div", {class: "dk-stage"}, this.canvas);
-    this.readout = el("div", {class: "dk-readout", id}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("span", {class: "dk-sunk"}); this.ablation = el("div");
+    this.readout = el("div", {class: "dk-readout", id}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("div", {class: "dk-sunk"}); this.ablation = el("div");
+    this.aside = el("aside", {}, this.mix, this.bars, this.scores);
     this.box.body.replaceChildren(el("style", {}, LOOK),
       el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null, capabilities.length ? u.presets.node : null, this.layersText,
         el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
-      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
+      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, u.method.node),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
-        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, el("label", {class: "dk-field"}, "strength", u.opacity), u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, this.sinksText, u.lock.node, u.common.node), this.ablation, this.list),
-        el("aside", {}, this.mix, this.bars, this.scores)),
+        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, el("label", {class: "dk-field"}, "strength", u.opacity), u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node, u.common.node), this.sinksText, this.ablation, this.list),
+        this.aside),
       el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it." : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
     this.listen();
   }
@@ -403,7 +419,7 @@ class AttentionView {
       let at = 0;
       L.tokens.forEach((token, i) => {
         if (token.role !== role && !(role === "answer" && token.role === "prompt")) return;
-        const chip = el("span", {class: "dk-token", role: "option", tabindex: -1, "data-row": i, dir: "auto"}, token.role === "prompt" ? "\u25b8" : token.text.replace(/\n/g, "\u21b5") || "\u2205");
+        const chip = el("span", {class: "dk-token", role: "option", tabindex: -1, "data-row": i, dir: "auto"}, token.role === "prompt" ? "\u25b8" : flat(token.text) || "\u2205");
         if (token.role === "prompt") chip.title = "the last token before the answer: here the model decides how to begin";
         else { list.append(letters.slice(at, token.start).join("")); at = Math.max(at, token.end); }
         this.chips[i] = chip; list.append(chip);
@@ -445,7 +461,7 @@ class AttentionView {
     if (this.commonKey !== key) {
       const shown = [...new Set([s.a, s.b])].filter(Boolean).map(n => L.model(n));
       this.common = new Common(L, shown); this.commonKey = key;
-      this.replies.replaceChildren(...shown.filter(m => m.reply).map(m => el("details", {}, el("summary", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5"))))));
+      this.replies.replaceChildren(...shown.filter(m => m.reply).map(m => el("details", {}, el("summary", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, flat(m.reply))))));
       this.offerWhole();
     }
     const label = (side, layers) => layers.map(l => l + 1).join(", ") + " of " + L.model(s[side]).layers, options = side => this.recorded(side).map(l => [l, `${l + 1} of ${L.model(s[side]).layers}`]);
@@ -453,7 +469,8 @@ class AttentionView {
     u.a.select.value = s.a; u.layersA.fill(grouped("a", s.layersA), s.layersA.length > 1 ? "group" : s.layersA[0]);
     if (u.b) { u.b.select.value = s.b; u.layersB.fill(grouped("b", s.layersB), s.layersB.length > 1 ? "group" : s.layersB[0]); }
     u.head.fill([["", "mean"], ...this.heads().map(h => [h, String(h + 1)])], s.head == null ? "" : s.head);
-    for (const key of ["method", "norm", "layout", "colours", "part", "shade"]) u[key].select.value = s[key];
+    u.method.fill(this.methods().map(m => [m, m === "gradient" ? "gradient-weighted" : m]), s.method); u.method.node.hidden = this.methods().length < 2;
+    for (const key of ["norm", "layout", "colours", "part", "shade"]) u[key].select.value = s[key];
     u.layersA.node.hidden = s.method === "rollout"; if (u.b) u.layersB.node.hidden = s.method === "rollout";  // a rollout goes through all layers, and heads are averaged
     u.head.node.hidden = s.method !== "attention"; u.common.node.hidden = s.head == null || s.method !== "attention"; u.common.show(s.common);
     u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
@@ -532,7 +549,7 @@ class AttentionView {
     const s = this.state, heads = s.common && s.method === "attention" && s.head != null ? this.heads() : [], rows = this.rows(), key = JSON.stringify([s.a, s.b, s.layersA, s.layersB, s.sinks, s.part, s.norm, rows]);
     if (!heads.length) return null;
     if (this.headsKey !== key) {
-      const sides = ["a", "b"].filter(w => s[w]), topsOf = () => sides.filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean).map(c => quantile(this.dense(c), 0.995));
+      const sides = this.sides(), topsOf = () => sides.filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean).map(c => quantile(this.dense(c), 0.995));
       const tops = heads.flatMap(head => this.assuming({head}, topsOf));
       this.headsKey = key; this.headsTop = tops.length ? Math.max(...tops) : null;
     }
@@ -579,13 +596,25 @@ class AttentionView {
     });
     this.drawBar(pen, ink);
   }
+  /** Whose map, of which layers, by which method. */
   caption(what) {
-    const single = this.state.head != null, heads = head => head == null ? "mean of heads" : `head ${head + 1}`;
-    const of = side => this.who(side) + (single ? ` (${heads(this.side(side).head)})` : "");
+    const heads = side => { const {head} = this.side(side); return head == null ? "mean of heads" : `head ${head + 1}`; }, of = side => this.who(side) + (this.state.head == null ? "" : ` (${heads(side)})`);
     if (what === "difference") return `${of("b")} minus ${of("a")}`;
-    const {head, layers, method} = this.side(what), at = layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1;
-    const parts = [this.who(what), method === "rollout" ? "all layers" : `layer ${at}`, single && heads(head), {rollout: "rollout", gradient: "gradient-weighted"}[method]];
-    return parts.filter(Boolean).join(", ");
+    const {layers, method} = this.side(what), [first] = layers, numbers = layers.map(l => l + 1), last = layers.at(-1);
+    const at = layers.length > 1 ? "s " + (last - first === layers.length - 1 ? `${first + 1}\u2013${last + 1}` : numbers.join(", ")) : " " + numbers;
+    return [this.who(what), method === "rollout" ? "all layers" : "layer" + at, {attention: heads(what), gradient: "gradient-weighted"}[method] || method].join(", ");
+  }
+  /** The chosen tokens. */
+  spoken() {
+    const rows = this.rows(), {tokens} = this.looks, [row] = rows, {role, text} = tokens[row];
+    if (rows.length > 1) return `Mean of ${rows.filter(r => this.looks.row(this.side(this.lead), r)).length} tokens`;
+    return `${role === "prompt" ? "Before the answer" : `${role} token \u201c${flat(text)}\u201d`} (${row + 1} of ${tokens.length})`;
+  }
+  /** What a picture of this view shows, for whom it is all there is. */
+  heading() {
+    const {mode, sinks} = this.state, rows = this.rows(), {tokens, question} = this.looks, shown = ["a", "b"].includes(mode) ? [mode] : this.sides();
+    const words = rows.length > 1 ? ": " + rows.slice(0, 30).map(r => flat(tokens[r].text).trim()).join(" ") + (rows.length > 30 ? " \u2026" : "") : "";
+    return [`Attention${sinks ? " without sinks" : ""}: ${shown.map(w => this.caption(w)).join("; ")}`, this.spoken() + words, "Question: " + flat(question).slice(0, 300)];
   }
   drawLabel(pen, name, note, x, y, box) {
     const size = box.w < 150 ? 9 : 11;
@@ -621,7 +650,7 @@ class AttentionView {
   }
   drawPatches(pen, panel) {
     const outline = (model, token, colour, dash) => {
-      const m = this.looks.model(model), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4), box = panel.boxes[m.picture[token]];
+      const m = this.looks.model(model), [l, t, r, b] = tokenBox(m, token), box = panel.boxes[m.picture[token]];
       pen.setLineDash(dash); pen.lineWidth = 2; pen.strokeStyle = colour; pen.strokeRect(panel.x + box.x + l * box.w + 1, panel.y + box.y + t * box.h + 1, (r - l) * box.w - 2, (b - t) * box.h - 2); pen.setLineDash([]);
     };
     const side = panel.what === "b" ? "b" : "a", look = this.side(side), {model} = look;
@@ -647,7 +676,7 @@ class AttentionView {
   // --- words, bars, tables
 
   showWords() {
-    const patch = this.hover.patch || this.state.patch, rows = new Set(this.state.rows), s = this.state, side = s.mode === "b" ? "b" : "a", token = patch && this.tokenAt(side, patch);
+    const patch = this.hover.patch || this.state.patch, rows = new Set(this.state.rows), s = this.state, side = this.lead, token = patch && this.tokenAt(side, patch);
     const look = this.side(side), one = i => { const v = this.looks.row(look, i); return v && sum(v); };
     const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
     const top = token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 : Math.max(1e-9, ...values.filter(v => v != null));
@@ -660,26 +689,28 @@ class AttentionView {
     });
   }
   showBars() {
-    const s = this.state, both = ["a", "b"].filter(w => this.now[w]);
-    if (both.length) this.showShares(both); else this.bars.replaceChildren();
-    const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
-    const part = (x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "");
-    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
-      el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), ...m.map(part))) ] : []);
+    if (this.known.length) this.showShares(this.known); else this.bars.replaceChildren();
+    const mixes = this.sides().map(w => [w, this.looks.shares(this.side(w), this.rows())]).filter(([, m]) => m), names = ["pictures", "text", "first token"];
+    const named = (m, i) => m.length === 2 && i ? "text and first token" : names[i], all = m => m.map((x, i) => `${named(m, i)} ${percent(x)}`);
+    const part = (x, i, m) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: all(m)[i]}, x > 0.13 ? all(m)[i] : "");
+    const bar = ([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${all(m).join(", ")}`}, el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), m.map(part));
+    const note = mixes.some(([, m]) => m.length === 2) ? [el("p", {class: "dk-note"}, "Text and first token apart: recorded for the mean of heads only.")] : [];
+    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(bar), ...note] : []);
   }
   /** Of the sides that have a map. */
   showShares(both) {
     const s = this.state, shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
     const totals = shares.map(sum), bar = (w, x) => el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x)));
-    const rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => bar(w, totals[i] > 0 ? shares[i][p] / totals[i] : 0))));
+    const names = Object.keys(LAYOUTS.panorama), {cameras} = this.looks, order = cameras.map((_, p) => p).sort((x, y) => names.indexOf(cameras[x].name) - names.indexOf(cameras[y].name));
+    const rows = order.map(p => el("tr", {}, el("td", {}, cameras[p].name), ...both.map((w, i) => bar(w, totals[i] > 0 ? shares[i][p] / totals[i] : 0))));
     this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
       s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
   }
   showScores() {
     const s = this.state, L = this.looks;
     if (!L.objects.length || !s.objects || !this.now.a && !this.now.b) { this.scores.replaceChildren(); return; }
-    const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return this.tables(t > 0 ? this.now[w].map(x => x / t) : this.now[w]); }, inside = both.map(norm);
-    const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
+    const both = this.known, parts = cells => { const t = sum(cells); return this.tables(t > 0 ? cells.map(x => x / t) : cells); };
+    const inside = both.map(w => parts(this.now[w])), bare = both.map(w => parts(this.cells(w, this.rows(), !s.sinks)));
     const rows = L.objects.map((o, k) => {
       const found = inside.map(t => grounding(t, boxOf(o), o.picture)), other = bare.map(t => t[o.picture](boxOf(o)));
       const box = boxOf(o), look = () => this.point(this.centre({picture: o.picture, x: (box[0] + box[2]) / 2, y: (box[1] + box[3]) / 2}), true);
@@ -713,19 +744,16 @@ class AttentionView {
       el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row))))));
   }
   showReadout() {
-    const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, rows = this.rows(), said = rows.length === 1 ? L.tokens[rows[0]] : null, parts = [];
-    parts.push(said ? `${said.role === "prompt" ? "Before the answer" : `${said.role} token \u201c${said.text.replace(/\n/g, "\u21b5")}\u201d`} (${rows[0] + 1} of ${L.tokens.length})` : `Mean of ${rows.filter(r => this.looks.row(this.side(s.mode === "b" ? "b" : "a"), r)).length} tokens`);
-    for (const w of ["a", "b"]) if (this.now[w]) {
+    const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, parts = [this.spoken()];
+    for (const w of this.known) {
       const cells = this.now[w], shares = L.cameras.map((c, p) => [c.name, this.common.on(cells, p)]).sort((x, y) => y[1] - x[1]), total = sum(cells);
       parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
       const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
     }
     const gone = new Map();  // what both sides lack is said once
-    for (const w of ["a", "b"]) if (s[w] && !this.now[w]) { const why = this.missing(w); gone.set(why, [...gone.get(why) || [], this.who(w)]); }
+    for (const w of this.sides()) if (!this.now[w]) { const why = this.missing(w); gone.set(why, [...gone.get(why) || [], this.who(w)]); }
     for (const [why, names] of gone) parts.push(`${names.join(" and ")}: ${why}`);
-    const whole = s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row", hidden = ({count, mass}) => count ? `${count} sink${count > 1 ? "s" : ""} hidden: ${percent(mass, 0)} of ${whole}` : "no sinks";
-    const sunk = s.sinks ? ["a", "b"].filter(w => this.now[w]).map(w => `${this.who(w)}: ${hidden(this.sunk(w, rows))}`) : [];
-    this.sinksText.textContent = sunk.join("; ");
+    const sunk = this.showSinks();
     if (patch) {
       const cell = this.numbers(patch);
       if (this.chosen().length > 1) parts.push(`${this.chosen().length} patches are kept`);
@@ -737,19 +765,31 @@ class AttentionView {
     this.showAblation();
     if (this.hover.row == null && !this.hover.patch) this.box.say([text, ...sunk].join(" "));
   }
+  /** What counts as a sink, what hiding takes away, and of which objects. */
+  showSinks() {
+    const s = this.state, rows = this.rows(), whole = s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row";
+    const told = w => {
+      const found = this.sunk(w, rows), look = this.side(w), over = found ? this.looks.covered(look).map(o => `${o.label} (${this.looks.cameras[o.picture].name})`) : [];
+      if (!found || !found.count) return found ? "no sinks" : "not recorded";
+      return `${found.count} sink${found.count > 1 ? "s" : ""} hidden: ${percent(found.mass, 0)} of ${whole}` + (over.length ? `. \u26a0 Hidden, too, in the box of ${over.join(", ")}` : "");
+    };
+    const sunk = s.sinks ? this.sides().map(w => `${this.who(w)}: ${told(w)}`) : [];
+    this.sinksText.replaceChildren(...s.sinks ? [el("div", {}, el("i"), SINK), ...sunk.map(text => el("div", {}, text))] : []);
+    return sunk;
+  }
   numbers(patch) {
     const out = {}, {picture, x, y, w: wide, h} = patch;  // both models over one rectangle: their tokens differ in area
-    for (const w of ["a", "b"]) if (this.now[w]) out[w] = this.tables(this.now[w])[picture]([x - wide / 2, y - h / 2, x + wide / 2, y + h / 2]);
+    for (const w of this.known) out[w] = this.tables(this.now[w])[picture]([x - wide / 2, y - h / 2, x + wide / 2, y + h / 2]);
     const text = Object.entries(out).map(([w, x]) => `${this.who(w)} ${percent(x, 2)}`);
     return out.a != null && out.b != null ? [...text, `difference ${signed(out.b - out.a)} points`] : text;
   }
   /** The kept patches, each token once. */
   chosen() {
-    const {patch, kept} = this.state, side = this.state.mode === "b" ? "b" : "a", seen = new Set();
+    const {patch, kept} = this.state, side = this.lead, seen = new Set();
     return [...kept, patch].filter(p => { const token = p && this.tokenAt(side, p); return token != null && !seen.has(token) && seen.add(token); });
   }
   showAblation() {
-    const side = this.state.mode === "b" ? "b" : "a", model = this.state[side], m = this.looks.model(model), tokens = this.channel.ask ? this.chosen().map(p => this.tokenAt(side, p)) : [];
+    const side = this.lead, model = this.state[side], m = this.looks.model(model), tokens = this.channel.ask ? this.chosen().map(p => this.tokenAt(side, p)) : [];
     const key = tokens.length ? [model, ...tokens].join() : null; if (this.ablationKey === key) return; this.ablationKey = key;
     if (key == null) { this.ablation.replaceChildren(); return; }
     const there = this.channel.options.models || this.looks.models.map(m => m.name);
@@ -757,7 +797,7 @@ class AttentionView {
     const result = el("p", {class: "dk-result", "aria-live": "polite"});
     const ask = async () => {
       result.textContent = "asking\u2026";
-      tell(await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...m.boxes.subarray(4 * t, 4 * t + 4)])}));
+      tell(await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...tokenBox(m, t)])}));
     };
     const tell = reply => {
       if (reply.late) reply.late.then(tell).catch(this.box.fail);
@@ -774,7 +814,7 @@ class AttentionView {
     const m = this.state[side] && this.looks.model(this.state[side]);
     let best = null, least = 9;
     if (m) for (let v = 0; v < m.count; v++) if (m.picture[v] === picture && (this.state.part === "overview") === Boolean(m.overview[v])) {
-      const [l, t, r, b] = m.boxes.subarray(4 * v, 4 * v + 4), area = (r - l) * (b - t);
+      const [l, t, r, b] = tokenBox(m, v), area = (r - l) * (b - t);
       if (x >= l && x <= r && y >= t && y <= b && area < least) { best = v; least = area; }
     }
     return best;
@@ -788,9 +828,9 @@ class AttentionView {
     return null;
   }
   centre(patch) {
-    const side = this.state.mode === "b" ? "b" : "a", token = this.tokenAt(side, patch);
+    const side = this.lead, token = this.tokenAt(side, patch);
     if (token == null) return null;
-    const m = this.looks.model(this.state[side]), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4);
+    const m = this.looks.model(this.state[side]), [l, t, r, b] = tokenBox(m, token);
     return {picture: patch.picture, x: (l + r) / 2, y: (t + b) / 2, w: r - l, h: b - t};
   }
   /** One patch on; over the edge of a picture lies its neighbour in the layout. */
@@ -815,11 +855,11 @@ class AttentionView {
     });
     on(this.canvas, "keydown", e => {
       const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key];
-      if (move && !e.altKey && !e.ctrlKey && !e.metaKey) { this.step(...move); e.preventDefault(); e.stopPropagation(); }
+      if (move && !chord(e)) { this.step(...move); taken(e); }
       if (e.key === "Enter") {  // the next arrow leaves this one where it is
         const p = this.hover.patch || this.state.patch || this.centre({picture: 0, x: 0.5, y: 0.5});
         if (p) { this.state.kept = [...this.chosen(), p]; this.point(p, true); }
-        e.preventDefault(); e.stopPropagation();
+        taken(e);
       }
     });
     on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
@@ -836,11 +876,15 @@ class AttentionView {
     });
     on(this.list, "keydown", e => {
       const all = listed(), at = all.indexOf(e.target), to = all[{ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: all.length - 1}[e.key]];
-      if (at >= 0 && to && !e.ctrlKey && !e.metaKey && !e.altKey) { to.focus(); e.preventDefault(); e.stopPropagation(); }
+      if (at >= 0 && to && !chord(e)) { to.focus(); taken(e); }
     });
     on(this.box.root, "keydown", e => this.key(e));
   }
-  peek(row) { if (row !== this.hover.row) { this.hover.row = row; this.show(); } }
+  peek(row) {
+    if (row === this.hover.row) return;
+    this.aside.style.minHeight = row == null ? "" : this.aside.offsetHeight + "px";  // a row with less to say moves nothing
+    this.hover.row = row; this.show();
+  }
   pick(row, e) {
     const rows = this.state.rows;
     if (e.shiftKey) { const from = rows[0]; this.select(Array.from({length: Math.abs(row - from) + 1}, (_, i) => Math.min(row, from) + i)); }
@@ -853,36 +897,41 @@ class AttentionView {
   stop(row) { this.stopped = row; this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); }
   wordKey(e) {
     const chip = e.target.closest(".dk-token");
-    if (!chip || e.ctrlKey || e.metaKey || e.altKey) return;
+    if (!chip || chord(e)) return;
     const all = this.chips.map((_, i) => i), at = all.indexOf(Number(chip.dataset.row)), to = {ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1, Enter: at, " ": at}[e.key];
     if (e.key === "ArrowUp" || e.key === "ArrowDown") this.layer(e.key === "ArrowUp" ? 1 : -1);
     else if (to === undefined) return;
     else if (all[to] !== undefined) { const row = all[to]; if (e.shiftKey) this.select([...new Set([...this.state.rows, row])]); else this.select([row]); this.rove(row); }
-    e.preventDefault(); e.stopPropagation();
+    taken(e);
   }
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
+    if (chord(e) || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
     const s = this.state, modes = s.b ? ["a", "b", "difference", "all"] : ["a"], cycle = (values, now) => values[(values.indexOf(now) + 1) % values.length];
     const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}, true), a: () => this.select(this.looks.tokens.map((_, i) => i)), s: () => this.change({sinks: !s.sinks}, true),
       o: () => this.change({objects: !s.objects}, true), l: () => { s.layout = cycle(Object.keys(LAYOUTS), s.layout); this.fit(); this.renew(); this.tell(); }, c: () => this.change({colours: cycle(Object.keys(MAPS), s.colours)}, true),
       p: () => this.keep(), "?": () => this.help(), Escape: () => { this.hover = {row: null, patch: null}; this.state.kept = []; this.point(null, true); }}[e.key] || (modes[Number(e.key) - 1] && (() => this.change({mode: modes[Number(e.key) - 1]}, true)));
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    if (run) { run(); taken(e); }
   }
   help() { tellKeys(this.box, KEYS); }
   about() {
-    const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b));
+    const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b)), list = numbers => numbers.map(n => n + 1).join(", "), {record, capability, recipe, drivekd, ...rest} = L.source;
     const cut = m => (m.carried || []).length ? `; cuts ${m.carried.length} of ${L.tokens.length} tokens otherwise: these rows are means over its own tokens of the same characters` : "";
-    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)),
-      L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}${cut(m)}`)),
-      L.maps.map(m => line("maps", `${m.model}, ${m.method}, ${m.head == null ? "mean over heads" : "head " + (m.head + 1)}: layers ${m.layers.map(l => l + 1).join(", ")}; ${m.rows.length} tokens`)))));
+    const maps = (m, method) => {
+      const own = L.maps.filter(x => x.model === m.name && x.method === method), heads = own.filter(x => x.head != null), mean = own.find(x => x.head == null);
+      const where = x => `${method === "rollout" ? "all layers" : "layers " + list(x.layers)}, ${x.rows.length} of ${L.tokens.length} tokens`;
+      return [mean && where(mean), heads.length && `heads ${list(heads.map(x => x.head))}: ${where(heads[0])}`].filter(Boolean).join("; ");
+    };
+    const facts = {"the question": record, "asks for": capability, "compared as in the recipe": recipe, "recorded by drivekd": drivekd, ...rest};
+    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(facts).filter(([, v]) => v).map(([k, v]) => line(k, v)), L.models.map(m => [
+      line(el("b", {}, this.title(m)), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`),
+      ["attention", "rollout", "gradient"].map(method => [method, maps(m, method)]).filter(([, said]) => said).map(([method, said]) => line(method, said))]).flat(2))));
   }
   keep() {
-    const {width, height} = this.shape, canvas = el("canvas", {width: 2 * width + 40, height: 2 * height + 100}), pen = canvas.getContext("2d");
-    pen.fillStyle = getComputedStyle(this.box.root).backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height);
-    const view = el("canvas", {width: 2 * width, height: 2 * height});
-    this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, 60);
-    pen.fillStyle = getComputedStyle(this.box.root).color; pen.font = "24px " + FONT; pen.fillText(this.readout.textContent.split(". ")[0], 20, 38, 2 * width);
-    offerPicture(this.box, canvas, "attention.png", this.readout.textContent);
+    const {width, height} = this.shape, {root} = this.box, view = el("canvas", {width: 2 * width, height: 2 * height});
+    const head = pen => this.heading().reduce((y, line) => write(pen, line, 20, y + 34, 2 * width, "24px " + FONT, 30), 6), low = head(canvasOf(root, 1, 1).pen) + 20;
+    const {canvas, pen} = canvasOf(root, 2 * width + 40, low + 2 * height + 20);
+    head(pen); this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, low);
+    offerPicture(this.box, canvas, "attention.png", this.heading().join(". "));
   }
 }
 
@@ -892,11 +941,11 @@ const LOOK = `
 .dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-height:min(13em,15vh);overflow-y:auto;flex:1}
 .dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}
 .dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}.dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
-.dk-small{font-size:12px;margin-top:6px}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}.dk-list,.dk aside{contain:layout style}
+.dk-small{font-size:12px;margin-top:6px}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}.dk-sunk i{display:inline-block;width:14px;height:10px;border:1.5px dashed;margin-right:6px}.dk-list,.dk aside{contain:layout style}
 .dk-replies{color:var(--soft)}.dk-replies summary{list-style:none}.dk-replies .dk-long summary{cursor:pointer}.dk-long summary::after{content:"more";color:var(--hot)}.dk-long[open] summary::after{content:"less"}.dk .dk-replies [open] bdi{white-space:normal;overflow-wrap:anywhere}
 .dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
+.dk-readout{height:6em;overflow:auto;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
 @container (min-width:720px) and (max-width:1059px){.dk aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk .dk-scores .dk-link{max-width:16cqw}}
 @container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
 .dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}

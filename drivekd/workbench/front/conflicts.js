@@ -1,4 +1,4 @@
-// The gradient-conflict explorer: arithmetic first, then pieces of the picture, then one class for what is shown and pressed. Drawn as SVG.
+// The gradient-conflict explorer: arithmetic first, then pieces of the picture, then one class for what is shown and pressed. Drawn as SVG, with drawings.js.
 
 const CONFLICT = COLOURS[6], OTHERS = COLOURS[5], ROOM = 13;  // what fired; a pair without CE; pixels between two labels
 const KEYS = [["← →", "previous, next step"], ["Home End", "first, last step"], ["n", "next pair"], ["v", "all gradients: with their lengths, or directions only"], ["Tab", "cells of the matrix, meetings, arrows"], ["p", "picture of this view"], ["Esc", "close"], ["?", "this list"]];
@@ -329,7 +329,7 @@ class ConflictView {
       const words = v.map(x => x.toFixed(1)).join(" "), name = ["ce", "perception", "planning"][i];
       const tip = draw(this.hand, "circle", {cx: 165 + 48 * v[0], cy: 165 - 48 * v[1], r: 13, fill: "transparent", tabindex: 0, role: "slider", "aria-label": name, "aria-valuenow": size(v).toFixed(1), "aria-valuetext": words, style: "cursor:grab", "data-arm": i, "data-focus": `arm ${i}`});
       on(tip, "pointerdown", e => { e.preventDefault(); this.dragged = i; this.hand.setPointerCapture(e.pointerId); });
-      on(tip, "keydown", e => { const turn = turns[e.key]; if (turn) { e.preventDefault(); e.stopPropagation(); this.arms[i] = this.bounded(plus(v, turn)); this.drawHand(); } });
+      on(tip, "keydown", e => { const turn = turns[e.key]; if (turn) { taken(e); this.arms[i] = this.bounded(plus(v, turn)); this.drawHand(); } });
     });
   }
 
@@ -357,10 +357,10 @@ class ConflictView {
     this.state.pair = pairs[(at + 1) % pairs.length]; this.choosePairMove(); this.paint();
   }
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || e.target === this.slider || e.target.closest?.(".dk-over")) return;
+    if (chord(e) || e.target === this.slider || e.target.closest?.(".dk-over")) return;
     const run = {ArrowLeft: () => this.go(this.state.at - 1), ArrowRight: () => this.go(this.state.at + 1), Home: () => this.go(0), End: () => this.go(this.steps.length - 1), n: () => this.nextPair(), p: () => this.keep(), "?": () => tellKeys(this.box, KEYS),
       v: () => { this.state.plane = this.state.plane === "lengths" ? "directions" : "lengths"; this.drawShadow(); }}[e.key];
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    if (run) { run(); taken(e); }
   }
   keep() { this.picture().then(sheet => offerPicture(this.box, sheet, `conflicts-step-${this.steps[this.state.at].step}.png`, this.live.textContent)).catch(this.box.fail); }
   /** All panels below each other. */

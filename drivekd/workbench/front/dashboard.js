@@ -1,4 +1,4 @@
-// The run dashboard: what there is to draw, then the drawing, then what is pressed. Fed by a snapshot, and by a kernel that reads on if there is one.
+// The run dashboard: what there is to draw, then the drawing, then what is pressed. Fed by a snapshot, and by a kernel that reads on if there is one; colours and ticks from drawings.js.
 
 const SECTIONS = [["overview", "Overview"], ["losses", "Losses"], ["weights", "Weights"], ["cosines", "Cosines"], ["fired", "What fired"], ["machine", "Machine"], ["log", "Trainer\u2019s log"]];
 const BADGES = {running: "\u25b6", queued: "\u2026", ok: "\u2713", failed: "\u2715", killed: "\u2715", timeout: "\u2715", refused: "\u2298"};
@@ -376,12 +376,12 @@ class DashboardView {
   // --- keys and pictures
 
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
+    if (chord(e) || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
     const onButton = e.target.tagName === "BUTTON", s = this.state, section = SECTIONS[Number(e.key) - 1];
     const run = {ArrowLeft: () => this.move(e.shiftKey ? -10 : -1), ArrowRight: () => this.move(e.shiftKey ? 10 : 1), Home: () => this.move(0, "Home"), End: () => this.move(0, "End"), "+": () => this.scale(0.5), "-": () => this.scale(2), 0: () => this.zoom(null),
       t: () => this.change({axis: this.byTime() ? "step" : "time", window: null}), l: () => this.change({log: !s.log}), m: () => this.change({smooth: {1: 5, 5: 21, 21: 1}[s.smooth]}), " ": this.live && !onButton ? () => this.hold() : null, p: () => this.keep(), "?": () => tellKeys(this.box, KEYS), Escape: () => this.point(null)}[e.key]
       || (section && (() => this.change({section: section[0]})));
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    if (run) { run(); taken(e); }
   }
   keep() {
     const columns = Math.min(3, this.charts.length) || 1, w = this.charts.length ? this.charts[0].w : 300, rows = Math.ceil(this.charts.length / columns), students = this.students(), top = 34 + 18 * students.length;

@@ -1,4 +1,4 @@
-// The question browser: what is filtered, then what is shown, then what is pressed. Pictures are decoded when a question is opened, not before.
+// The question browser: what is filtered, then what is shown, then what is pressed. Pictures are decoded when a question is opened, not before; colours from drawings.js.
 
 const MARKS = {right: ["\u2713", "right"], wrong: ["\u2715", "wrong"], unread: ["?", "could not be read"], open: ["\u25cb", "open question"]};
 const PLACES = ["CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"];  // as one looks around
@@ -218,14 +218,14 @@ class QuestionView {
   next(chooser, key) { const values = [...chooser.select.options].map(o => o.value); this.change({[key]: values[(values.indexOf(this.state[key]) + 1) % values.length]}); }
   clear() { this.change({text: "", capability: "", camera: "", object: "", mark: "", speaker: ""}); }
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey) return;
+    if (chord(e)) return;
     if (e.target === this.search && !["Escape", "ArrowDown", "ArrowUp"].includes(e.key)) return;
     if (/^(SELECT|TEXTAREA)$/.test(e.target.tagName) || (e.target.tagName === "BUTTON" && e.key === "Enter")) return;
     const capability = ["", ...this.kinds()][Number(e.key) - 1];
     const run = {ArrowDown: () => this.move(1), j: () => this.move(1), ArrowUp: () => this.move(-1), k: () => this.move(-1), PageDown: () => this.move(10), PageUp: () => this.move(-10), Home: () => this.move(-1e9), End: () => this.move(1e9), "/": () => this.search.focus(),
       c: () => this.next(this.camera, "camera"), o: () => this.next(this.object, "object"), w: () => this.next(this.mark, "mark"), Enter: () => this.figures && this.figures[0] && this.figures[0].querySelector("button").click(), p: () => this.keep().catch(this.box.fail), "?": () => tellKeys(this.box, KEYS),
       Escape: () => { if (this.state.text) this.change({text: ""}); this.list.focus(); }}[e.key] || (capability !== undefined && e.key >= "1" && e.key <= "9" ? () => this.change({capability}) : null);
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    if (run) { run(); taken(e); }
   }
   async keep() {
     const e = this.entry();
@@ -255,18 +255,6 @@ class QuestionView {
     }
     return low;
   }
-}
-
-/** Text in lines of a width; returns where the last one stands. */
-function write(pen, text, x, y, width, font, step) {
-  pen.font = font;
-  let line = "";
-  for (const part of text.split(/(?<=\s)/)) {
-    if (line && pen.measureText(line + part).width > width) { pen.fillText(line, x, y); y += step; line = ""; }
-    line += part.replace(/\n/g, " ");
-  }
-  pen.fillText(line, x, y);
-  return y;
 }
 
 const LOOK = `
