@@ -601,7 +601,7 @@ class AttentionView {
     const heads = side => { const {head} = this.side(side); return head == null ? "mean of heads" : `head ${head + 1}`; }, of = side => this.who(side) + (this.state.head == null ? "" : ` (${heads(side)})`);
     if (what === "difference") return `${of("b")} minus ${of("a")}`;
     const {layers, method} = this.side(what), [first] = layers, numbers = layers.map(l => l + 1), last = layers.at(-1);
-    const at = layers.length > 1 ? "s " + (last - first === layers.length - 1 ? `${first + 1}\u2013${last + 1}` : numbers.join(", ")) : " " + numbers;
+    const at = layers.length > 1 ? "s " + (last - first === layers.length - 1 ? `${first + 1} to ${last + 1}` : numbers.join(", ")) : " " + numbers;
     return [this.who(what), method === "rollout" ? "all layers" : "layer" + at, {attention: heads(what), gradient: "gradient-weighted"}[method] || method].join(", ");
   }
   /** The chosen tokens. */
@@ -690,12 +690,11 @@ class AttentionView {
   }
   showBars() {
     if (this.known.length) this.showShares(this.known); else this.bars.replaceChildren();
-    const mixes = this.sides().map(w => [w, this.looks.shares(this.side(w), this.rows())]).filter(([, m]) => m), names = ["pictures", "text", "first token"];
-    const named = (m, i) => m.length === 2 && i ? "text and first token" : names[i], all = m => m.map((x, i) => `${named(m, i)} ${percent(x)}`);
-    const part = (x, i, m) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: all(m)[i]}, x > 0.13 ? all(m)[i] : "");
+    const mixes = this.sides().map(w => [w, this.looks.shares(this.side(w), this.rows())]).filter(([, m]) => m), names = ["pictures", "text", "first token (a sink of its own)"];
+    const all = m => m.map((x, i) => `${m.length === 2 && i ? "rest" : names[i]} ${percent(x)}`), part = (x, i, m) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: all(m)[i]}, x > 0.13 ? all(m)[i] : "");
     const bar = ([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${all(m).join(", ")}`}, el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), m.map(part));
-    const note = mixes.some(([, m]) => m.length === 2) ? [el("p", {class: "dk-note"}, "Text and first token apart: recorded for the mean of heads only.")] : [];
-    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(bar), ...note] : []);
+    const legend = mixes.some(([, m]) => m.length === 2) ? "rest: text and first token, told apart for the mean of heads only" : names.map((name, i) => el("span", {class: "dk-mix" + i}, name));
+    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(bar), el("div", {class: "dk-legend"}, legend)] : []);
   }
   /** Of the sides that have a map. */
   showShares(both) {
@@ -771,7 +770,7 @@ class AttentionView {
     const told = w => {
       const found = this.sunk(w, rows), look = this.side(w), over = found ? this.looks.covered(look).map(o => `${o.label} (${this.looks.cameras[o.picture].name})`) : [];
       if (!found || !found.count) return found ? "no sinks" : "not recorded";
-      return `${found.count} sink${found.count > 1 ? "s" : ""} hidden: ${percent(found.mass, 0)} of ${whole}` + (over.length ? `. \u26a0 Hidden, too, in the box of ${over.join(", ")}` : "");
+      return `${found.count} sink${found.count > 1 ? "s" : ""} hidden: ${percent(found.mass, 0)} of ${whole}` + (over.length ? `. \u26a0 Hidden patches lie in the box of ${over.join(", ")}` : "");
     };
     const sunk = s.sinks ? this.sides().map(w => `${this.who(w)}: ${told(w)}`) : [];
     this.sinksText.replaceChildren(...s.sinks ? [el("div", {}, el("i"), SINK), ...sunk.map(text => el("div", {}, text))] : []);
@@ -921,7 +920,7 @@ class AttentionView {
       const where = x => `${method === "rollout" ? "all layers" : "layers " + list(x.layers)}, ${x.rows.length} of ${L.tokens.length} tokens`;
       return [mean && where(mean), heads.length && `heads ${list(heads.map(x => x.head))}: ${where(heads[0])}`].filter(Boolean).join("; ");
     };
-    const facts = {"the question": record, "asks for": capability, "compared as in the recipe": recipe, "recorded by drivekd": drivekd, ...rest};
+    const facts = {record, "asks for": capability, "compared as in the recipe": recipe, "recorded by drivekd": drivekd, ...rest};
     this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(facts).filter(([, v]) => v).map(([k, v]) => line(k, v)), L.models.map(m => [
       line(el("b", {}, this.title(m)), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`),
       ["attention", "rollout", "gradient"].map(method => [method, maps(m, method)]).filter(([, said]) => said).map(([method, said]) => line(method, said))]).flat(2))));
@@ -945,14 +944,14 @@ const LOOK = `
 .dk-replies{color:var(--soft)}.dk-replies summary{list-style:none}.dk-replies .dk-long summary{cursor:pointer}.dk-long summary::after{content:"more";color:var(--hot)}.dk-long[open] summary::after{content:"less"}.dk .dk-replies [open] bdi{white-space:normal;overflow-wrap:anywhere}
 .dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{height:6em;overflow:auto;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
+.dk-readout{height:4.5em;overflow:auto;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
 @container (min-width:720px) and (max-width:1059px){.dk aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk .dk-scores .dk-link{max-width:16cqw}}
 @container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
 .dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}
 .dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
 .dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
-.dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.dk .dk-mix0{background:#8cbbe6}.dk .dk-mix1{background:#cfd5db}.dk .dk-mix2{background:#f0bf86}.dk-legend{color:var(--soft);font-size:11px}.dk-legend span{color:#10151a;border-radius:3px;padding:0 4px;margin-right:6px}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
 .dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
 `;
