@@ -751,6 +751,12 @@ def test_a_still_picture_of_a_difference_says_when_a_side_is_missing(shipped):
     assert not differ(AttentionExplorer(lone, {**at, "mode": "difference"}).picture(80), bare) and differ(AttentionExplorer(lone, {**at, "mode": "a"}).picture(80), bare)
 
 
+def test_a_model_without_the_method_is_named_in_the_same_words(opened, shipped):
+    lone = replace(shipped, maps=tuple(m for m in shipped.maps if not (m.model == "student" and m.method == "rollout")))
+    explorer, why = AttentionExplorer(lone, {"a": "planning", "b": "student", "method": "rollout"}), "student: was not recorded by this method; choose another"
+    assert why in explorer.summary() and why in opened(explorer.page()).inner_text(".dk-readout")
+
+
 def test_a_rollout_offers_no_layers_and_no_heads(opened, shipped):
     tab = opened(AttentionExplorer(shipped, {"a": "planning", "b": "student"}).page())
     shown = lambda: [tab.is_visible(f"label.dk-field:has-text('{name}') select") for name in ("layer", "with", "head")]
