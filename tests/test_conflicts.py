@@ -326,6 +326,35 @@ def test_a_capability_has_one_colour_in_all_views(tab):
         assert set(fills) == {rgb} and len(fills) >= 8, name
 
 
+def test_steps_stand_under_the_timelines_where_they_are(tab, record):
+    tab.view("(x.state.pair = ['ce', 'planning'], x.go(0))")
+    marks = tab.locator("text.tick").evaluate_all("nodes => nodes.map(n => [Number(n.textContent), Number(n.getAttribute('x')), n.getBBox().y + n.getBBox().height <= x(n)])".replace("x(n)", "n.ownerSVGElement.viewBox.baseVal.height"))
+    ends, wide = (record[0]["step"], record[-1]["step"]), tab.view("x.wide")
+    assert len(marks) > 4 and all(inside for *_, inside in marks)
+    for step, at, _ in marks: assert at == pytest.approx(46 + (step - ends[0]) / (ends[1] - ends[0]) * (wide - 64))
+
+
+def test_a_record_of_one_step_has_one_mark(browser, watch, record, tmp_path):
+    page = browser.new_page()
+    wrong = watch(page, [])
+    page.goto(ConflictExplorer(record[4:5], FEW).to_html(tmp_path / "x.html").as_uri())
+    page.wait_for_selector(".dkc svg")
+    assert page.locator("text.tick").all_text_contents() == ["5"]
+    page.close()
+    assert wrong == []
+
+
+def test_methods_are_coloured_by_the_loss_and_red_where_it_rises(tab):
+    tab.view("x.go(4)")
+    inks, red = tab.view("[...x.inks.values()]"), "#c0504d"
+    methods = tab.view("x.steps[x.state.at].methods.map(m => m.descents)")
+    cells = tab.view("[...x.table.querySelectorAll('rect')].map(r => [r.getAttribute('fill'), Number(r.getAttribute('fill-opacity'))])")
+    shown = [(ink, d) for descents in methods for ink, d in zip(inks, descents, strict=True)]
+    assert len(shown) == 8 and any(d < 0 for _, d in shown) and any(d > 0 for _, d in shown)
+    for (fill, much), (ink, d) in zip(cells, shown): assert fill == (red if d < 0 else ink) and much == pytest.approx(min(1, abs(d)) / 2, abs=.006)
+    assert [fill for fill, _ in cells[8:]] == [*inks, red] and tab.locator("text.legend").all_text_contents() == ["this loss falls, full colour from 1 on", "it rises, full colour from \u22121 on"]
+
+
 def test_every_key_of_the_list_does_something(tab):
     assert len(P.source("conflicts").split("const KEYS")[1].split("];\n")[0].split("], [")) == 8
     tab.view("x.go(0)"), tab.evaluate("document.activeElement.blur()")

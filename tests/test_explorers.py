@@ -12,9 +12,9 @@ from readme import ROOT
 
 from drivekd.distill.capabilities import make_recipe
 from drivekd.workbench import bundle as B
-from drivekd.workbench import explorers
+from drivekd.workbench import explorers, figures
 from drivekd.workbench import pages as P
-from drivekd.workbench.explorers import AttentionExplorer, _sides, common_sides, grids_of, on_canvas
+from drivekd.workbench.explorers import AttentionExplorer, _caption, _sides, common_sides, covered_by, grids_of, on_canvas
 from drivekd.workbench.live import reply_to
 
 SHIPPED = ROOT / "data/explorers/miniature.safetensors"
@@ -90,8 +90,8 @@ def test_static_output_is_one_sandboxed_frame_with_picture_and_words(shipped):
     assert "planning teacher, layer 7" in html.split("<details>")[1]
 
 
-@pytest.mark.parametrize(("at", "told"), [({"a": "reasoning", "b": "planning", "head": 3}, ("reasoning teacher, layer 7: ", "planning teacher, layer 7, head 4: ")),
-                                           ({"a": "perception", "b": "student", "head": 2}, ("perception teacher, layer 7: ", "student, layer 3, head 3: ")),
+@pytest.mark.parametrize(("at", "told"), [({"a": "reasoning", "b": "planning", "head": 3}, ("reasoning teacher, layer 7, mean of heads: ", "planning teacher, layer 7, head 4: ")),
+                                           ({"a": "perception", "b": "student", "head": 2}, ("perception teacher, layer 7, mean of heads: ", "student, layer 3, head 3: ")),
                                            ({"a": "reasoning", "method": "rollout"}, ("reasoning teacher, all layers, rollout: ", "student_agp, all layers, rollout: "))], ids=str)
 def test_a_static_page_keeps_to_its_view(shipped, at, told):
     rows = [i for i, t in enumerate(shipped.tokens) if t.role == "answer"][:3]
@@ -102,9 +102,9 @@ def test_a_static_page_keeps_to_its_view(shipped, at, told):
 
 def test_a_static_page_keeps_its_models_without_the_preset_or_the_heads(shipped):
     few = AttentionExplorer(shipped, {"preset": "perception"}).static(rows=[60], layers={"perception": [3], "planning": [6], "student_agp": [2]}, jpeg_width=20).summary
-    assert "perception teacher, layer 4: " in few and "student_agp, layer 3: " in few
+    assert "perception teacher, layer 4, mean of heads: " in few and "student_agp, layer 3, mean of heads: " in few
     few = AttentionExplorer(shipped, {"a": "reasoning", "b": "planning", "head": 3}).static(rows=[60], heads=False, jpeg_width=20).summary
-    assert "reasoning teacher, layer 7: " in few and "planning teacher, layer 7: " in few
+    assert "reasoning teacher, layer 7, mean of heads: " in few and "planning teacher, layer 7, mean of heads: " in few
 
 
 def test_sizes_above_a_limit_are_refused_with_a_sentence(shipped, tmp_path):
@@ -205,6 +205,7 @@ def test_methods_and_heads_are_the_same_in_python_and_in_the_browser(opened, shi
         assert view(tab, f"[...view.now.{side}]") == pytest.approx(expected.tolist(), abs=1e-5)
     words = {"rollout": "rollout", "gradient": "gradient-weighted"}.get(at.get("method"), f"head {at.get('head', 0) + 1}")
     assert words in AttentionExplorer(shipped, at).summary() and words in view(tab, "view.caption('a')")
+    for side, look in _sides(shipped, at).items(): assert view(tab, f"view.caption('{side}')") == _caption(shipped, look)
 
 
 def test_a_head_and_a_method_change_what_python_shows(shipped):
@@ -404,12 +405,28 @@ def test_foreign_text_is_shown_literally(opened):
     assert hostile.RUNS in tab.inner_text(".dk-over")
 
 
-@pytest.mark.slow
-def test_a_picture_of_the_view_can_be_kept(opened, shipped):
-    tab = opened(AttentionExplorer(shipped).page())
-    tab.click("text=Picture")
+KEPT = """() => { const said = [], pen = CanvasRenderingContext2D.prototype, write = pen.fillText;
+  pen.fillText = function (text, ...at) { said.push(text); write.call(this, text, ...at); };
+  try { document.querySelector('.dk').view.keep(); } finally { pen.fillText = write; }
+  return said.join(' '); }"""
+
+
+@pytest.mark.parametrize(("more", "told"), [({}, ["mean of heads; student, layer 3, mean of heads", "answer token \u201c is\u201d"]), ({"head": 3, "mode": "a"}, ["planning teacher, layer 7, head 4"]),
+                                           ({"method": "gradient", "mode": "b", "sinks": True}, ["Attention without sinks: student, layer 3, gradient-weighted"]), ({"rows": [66, 67, 68]}, ["Mean of 3 tokens: car ahead is"])], ids=str)
+def test_a_kept_picture_says_what_it_shows(opened, shipped, monkeypatch, more, told):
+    "Model, layer, method or head, words and question: in the browser's picture and in Python's."
+    row = next(i for i, t in enumerate(shipped.tokens) if t.text == " is" and t.role == "answer")
+    explorer, written = AttentionExplorer(shipped, {"a": "planning", "b": "student", "layersA": [6], "layersB": [2], "rows": [row], **more}), []
+    tab = opened(explorer.page())
+    said = tab.evaluate(KEPT)
+    for words in (*told, "Question: " + shipped.question[:60]): assert words in said
     uri, alt = tab.evaluate("(() => { const i = document.querySelector('.dk-picture'); return [i.src, i.alt]; })()")
-    assert uri.startswith("data:image/png;base64,") and len(uri) > 50_000 and "planning teacher" in alt
+    assert uri.startswith("data:image/png;base64,") and len(uri) > 50_000 and told[0] in alt
+    for where in (figures, explorers): monkeypatch.setattr(where, "heading", lambda text, width, made=figures.heading: written.append(text) or made(text, width))
+    explorer.picture(120)
+    shown = {"a": "a", "b": "b"}.get(explorer.view.get("mode"), "ab")
+    for look in (_sides(shipped, explorer.view)[side] for side in shown): assert _caption(shipped, look) in " ".join(written)
+    assert "Question: " + shipped.question[:60] in " ".join(written) and ("mean of 3 tokens: car ahead is" if "rows" in more else "at 'is' of the answer") in " ".join(written)
 
 
 ACT = """([what, times]) => { const chips = [...document.querySelectorAll('.dk-token')], view = document.querySelector('.dk').view;
@@ -504,9 +521,9 @@ def test_maps_of_some_tokens_are_shown_as_far_as_they_go(opened):
     tab = opened(explorer.page())
     assert view(tab, "view.state.rows") == [0] and view(tab, "[...view.now.a].length") == 4
     beyond = AttentionExplorer(partial(), {"rows": [4]})
-    assert "not recorded" in beyond.summary() and beyond.picture(60).width > 0 and beyond.static()._repr_html_()
+    assert "was recorded for the question's tokens only; choose one of them" in beyond.summary() and beyond.picture(60).width > 0 and beyond.static()._repr_html_()
     tab = opened(beyond.page())
-    assert view(tab, "view.now.a") is None
+    assert view(tab, "view.now.a") is None and "was recorded for the question's tokens only; choose one of them." in tab.inner_text(".dk-readout")
 
 
 def test_a_head_without_the_chosen_token_is_a_sentence_and_no_scale(opened, shipped):
@@ -515,6 +532,8 @@ def test_a_head_without_the_chosen_token_is_a_sentence_and_no_scale(opened, ship
     view(tab, "view.change({head: 2, rows: [3], layout: 'panorama'}, true)")
     why = "planning teacher and student_agp: head 3 was recorded for the answer's tokens only; choose one of them or the mean of heads."
     assert why in tab.inner_text(".dk-readout") and tab.inner_text(".dk aside").strip() == ""
+    said = AttentionExplorer(shipped, {"preset": "planning", "head": 2, "rows": [3]}).summary()
+    assert all(f"{of}, head 3: {why.split(': ')[1][:-1]}" in said for of in ("planning teacher, layer 7", "student_agp, layer 3"))
     assert not any("%" in text or text.startswith("by direction") for text in tab.evaluate(WRITTEN))
     view(tab, "view.change({rows: [54]}, true)")
     assert "recorded for" not in tab.inner_text(".dk-readout") and tab.inner_text(".dk aside").strip()
@@ -524,6 +543,53 @@ def test_a_head_without_the_chosen_token_is_a_sentence_and_no_scale(opened, ship
 def test_attention_of_nothing_on_the_pictures_is_said():
     nothing = B.bundle_of(["a"], {"m": {0: np.zeros((1, 4))}}, {"p": Image.new("RGB", (8, 8))})
     assert "nothing on the pictures" in AttentionExplorer(nothing).summary() and AttentionExplorer(nothing).picture(60).width > 0
+
+
+def test_where_the_row_goes_is_said_of_a_single_head_as_far_as_it_was_recorded(opened, shipped):
+    row = len(shipped.tokens) - 3
+    tab = opened(AttentionExplorer(shipped, {"a": "planning", "b": "student", "layersA": [6], "layersB": [2], "rows": [row]}).page())
+    three, two = view(tab, "view.looks.shares(view.side('a'), view.rows())"), view(tab, "(view.change({head: 3}, true), view.looks.shares(view.side('a'), view.rows()))")
+    place = shipped.find("planning").rows.index(row)
+    assert three == pytest.approx(shipped.find("planning").share[6, place].tolist(), abs=1e-6) and sum(three) == pytest.approx(1, abs=1e-3)
+    seen = float(shipped.values("planning", 6, head=3)[shipped.find("planning", head=3).rows.index(row)].sum())
+    assert two == pytest.approx([seen, 1 - seen], abs=1e-5) and "rest: text and first token, told apart for the mean of heads only" in tab.inner_text(".dk aside")
+    view(tab, "view.change({head: null, method: 'rollout'}, true)")
+    assert "Where the row goes" not in tab.inner_text(".dk aside")
+
+
+def test_only_methods_of_the_shown_models_are_offered(opened, shipped):
+    bundle = replace(shipped, maps=tuple(m for m in shipped.maps if m.method == "attention" or (m.model, m.method) == ("reasoning", "rollout")))
+    tab = opened(AttentionExplorer(bundle, {"a": "planning", "b": "student"}).page())
+    offered, first = "label:has-text('method') select", "label:has-text('first') select"
+    assert not tab.is_visible(offered)
+    tab.select_option(first, "reasoning"), tab.select_option(offered, "rollout")
+    assert tab.eval_on_selector_all(offered + " option", "all => all.map(o => o.value)") == ["attention", "rollout"] and view(tab, "view.state.method") == "rollout"
+    tab.select_option(first, "planning")
+    assert view(tab, "[view.state.method, view.state.layersA.length]") == ["attention", 1] and not tab.is_visible(offered)
+
+
+def test_cameras_are_listed_as_one_looks_around(opened, shipped):
+    tab = opened(AttentionExplorer(shipped).page())
+    assert tab.eval_on_selector_all(".dk-shares tbody td:first-child", "cells => cells.map(c => c.textContent)") == [c for row in figures.PANORAMA for c in row]
+    share = view(tab, "view.common.on(view.now.a, 1) / view.now.a.reduce((s, x) => s + x)")
+    assert float(tab.get_attribute(".dk-shares td.dk-bar", "data-share")) == pytest.approx(share)  # of the second camera of the bundle
+
+
+PLACES = """() => ['canvas', '.dk-readout', '.dk-small', '.dk-sunk', '.dk-list', 'aside', '> div > .dk-note'].flatMap(
+  at => [...document.querySelectorAll('.dk ' + at)].map(n => Math.round(n.getBoundingClientRect().top + scrollY)))"""
+
+
+@pytest.mark.parametrize(("width", "at"), [(1024, {"preset": "planning", "sinks": True}), slowly(1440, {"preset": "planning", "sinks": True}), slowly(1024, {"preset": "reasoning"}), (1440, {"a": "planning", "b": "student", "head": 3, "sinks": True})], ids=str)
+def test_pointing_moves_nothing(opened, shipped, width, at):
+    tab = opened(AttentionExplorer(shipped, at).page(), width)
+    before = tab.evaluate(PLACES)
+    for row in range(0, len(shipped.tokens), 5):
+        tab.dispatch_event(f".dk-token[data-row='{row}']", "pointerover")
+        assert (row, tab.evaluate(PLACES)) == (row, before)
+    view(tab, "view.peek(null)")
+    for x in (0.1, 0.5, 0.9):
+        view(tab, f"view.point(view.centre({{picture: 2, x: {x}, y: 0.5}}))")
+        assert tab.evaluate(PLACES) == before
 
 
 def active(tab): return tab.evaluate("document.activeElement.dataset.focus")
@@ -547,6 +613,21 @@ def test_hiding_sinks_says_how_much_of_the_row_goes(opened, shipped):
     assert f"3 sinks hidden: {100 * whole:.0f}" in tab.inner_text(".dk-sunk") and f"3 sinks hidden with {whole:.0%} of the row" in explorer.summary()
     assert view(tab, "[...view.now.a]") == pytest.approx(joined(grids_of(shipped, at)["a"]), abs=1e-5)
     assert "sink" not in AttentionExplorer(shipped, {**at, "sinks": False}).summary()
+    assert "more than half of the recorded rows give this patch over 8 times an even share" in tab.inner_text(".dk-sunk")
+    over = [o.label for o in covered_by(shipped, _sides(shipped, at)["a"])]
+    assert "blue car" in over and view(tab, "view.looks.covered(view.side('a')).map(o => o.label)") == over
+    assert "\u26a0 Hidden patches lie in the box of blue car (CAM_FRONT)" in tab.inner_text(".dk-sunk") and "hidden patches lie in the box of blue car (CAM_FRONT)" in explorer.summary()
+    tab.uncheck("text=hide sinks")
+    assert tab.inner_text(".dk-sunk") == ""
+
+
+def test_a_tag_is_covered_where_its_drawn_square_meets_a_sink(opened):
+    "The first token of the first row of 8 x 8 is a sink: a tag 0.05 beside it is covered, one 0.07 beside it is not."
+    maps = {0: np.c_[np.full((20, 1), 0.6), np.full((20, 63), 0.4 / 63)]}
+    tags = [B.SceneObject(f"tag {i}", 0, (0.125 + away, 0.05)) for i, away in enumerate((0.05, 0.07))]
+    bundle = replace(B.bundle_of(["w"] * 20, {"m": maps}, {"p": Image.new("RGB", (64, 64))}), objects=tuple(tags))
+    explorer = AttentionExplorer(bundle, {"sinks": True})
+    assert [o.label for o in covered_by(bundle, _sides(bundle, {})["a"])] == ["tag 0"] == view(opened(explorer.page()), "view.looks.covered(view.side('a')).map(o => o.label)")
 
 
 LONG = "OpenGVLab/InternVL3-8B-hf, fine-tuned on everything that could be found, checkpoint 2000, bfloat16"
@@ -630,7 +711,7 @@ def test_a_still_picture_keeps_to_its_view(shipped, more):
 def test_a_still_picture_draws_the_numbers_of_its_view(shipped, monkeypatch, more, whole):
     "Not only its captions change."
     drawn = []
-    monkeypatch.setattr("drivekd.workbench.explorers.teacher_student", lambda photos, teacher, *rest: drawn.append(joined(rest[-1].of(teacher))))
+    monkeypatch.setattr("drivekd.workbench.explorers.teacher_student", lambda photos, teacher, *rest: drawn.append(joined(rest[-1].of(teacher))) or photos["CAM_FRONT"])
     AttentionExplorer(shipped, {"preset": "planning", "rows": [len(shipped.tokens) - 3], **more}).picture(80)
     row = shipped.values("planning", 6, head=more.get("head"))[-3]
     assert drawn == [pytest.approx((row / row.sum() if whole else row).tolist(), abs=1e-6)] and row.sum() < 0.999  # so that both norms differ
@@ -646,6 +727,12 @@ def test_a_still_picture_of_a_difference_says_when_a_side_is_missing(shipped):
     at = {"a": "planning", "b": "student", "method": "rollout"}
     bare = AttentionExplorer(lone, {**at, "mode": "b"}).picture(80)
     assert not differ(AttentionExplorer(lone, {**at, "mode": "difference"}).picture(80), bare) and differ(AttentionExplorer(lone, {**at, "mode": "a"}).picture(80), bare)
+
+
+def test_a_model_without_the_method_is_named_in_the_same_words(opened, shipped):
+    lone = replace(shipped, maps=tuple(m for m in shipped.maps if not (m.model == "student" and m.method == "rollout")))
+    explorer, why = AttentionExplorer(lone, {"a": "planning", "b": "student", "method": "rollout"}), "student: was not recorded by this method; choose another"
+    assert why in explorer.summary() and why in opened(explorer.page()).inner_text(".dk-readout")
 
 
 def test_a_rollout_offers_no_layers_and_no_heads(opened, shipped):

@@ -375,6 +375,7 @@ def test_the_dashboard_shows_gaps_and_hostile_names_and_is_walked_by_keyboard(op
     tab = opened(RunDashboard(tmp_path / "outputs", ["good", "<b>bad"]).to_html(tmp_path / "runs.html").read_text())
     text = tab.inner_text("body")
     assert all(t in text for t in ("<b>bad", "<s>agp", "<img src=x onerror=alert(1)> <c1,CAM_FRONT,0.46,0.67> $x$", "failed")) and tab.locator("img").count() == 0
+    assert "Main memory of the run's processes, GB" in text and "main memory of the run's processes" in tab.get_attribute("th:has-text('memory')", "title")
     for key, panels in (("2", 4), ("3", 2), ("4", 1), ("5", 2), ("6", 4), ("7", 0), ("1", 6)):
         tab.keyboard.press(key)
         assert tab.locator(".dk-chart").count() == panels, key
@@ -460,6 +461,10 @@ def test_hundreds_of_questions_are_filtered_and_walked_by_keyboard_and_nothing_f
     tab = opened(many.to_html(tmp_path / "q.html").read_text(), 820)
     assert tab.inner_text(".dk-count") == "1200 of 1200" and tab.locator(".dk-line2").count() < 40
     assert "there is no picture" in tab.inner_text(".dk-album")
+    assert tab.inner_text("[aria-selected=true] .dk-q").split()[:3] == tab.inner_text(".dk-ask").split()[:3] != []  # it opens with a question
+    tab.select_option("label:has-text('answers') select", "unread")
+    assert tab.locator(".dk-card-unread small").all_inner_texts() and all(text.startswith("unread: ") for text in tab.locator(".dk-card-unread small").all_inner_texts())
+    tab.click("text=Clear")
     seen = set()
     for _ in LINES:
         seen.add(tab.text_content(".dk-ask"))

@@ -62,7 +62,7 @@ def conflict_picture(
         across = [width * (x - numbers[0]) / max(1, numbers[-1] - numbers[0]) for x in at]
         polyline(pen, [(x, math.nan if c is None else middle - half * c / reach) for x, c in zip(across, curve)], colours[name])
         pen.text((8 + 110 * k, 6), name, fill=colours[name])
-    pen.text((8, height - 16), f"cosine with CE, -{reach:.2f} to +{reach:.2f}", fill="#5d666f")
+    pen.text((8, height - 16), f"cosine with CE, -{reach:.2f} to +{reach:.2f}; steps {numbers[0]} to {numbers[-1]}", fill="#5d666f")
     return image
 
 # %% ../../nbs/api/workbench/05a_conflict_explorer.ipynb #095c27a7

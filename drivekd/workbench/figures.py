@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'WAYS', 'PANORAMA', 'TOP_DOWN', 'POINTS', 'palette', 'coloured', 'term_colours', 'polyline',
            'attention_shares', 'Drawn', 'common_grid', 'common_scale', 'camera_overlay', 'difference_overlay', 'layout',
-           'stack', 'beside', 'six_cameras', 'difference', 'teacher_student', 'with_gaps', 'running_mean',
+           'heading', 'stack', 'beside', 'six_cameras', 'difference', 'teacher_student', 'with_gaps', 'running_mean',
            'loss_curves', 'cosine_pairs', 'cosine_timelines', 'accuracy_bars', 'plotly_script', 'figure_html']
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #4f9bc7b2
@@ -221,7 +221,10 @@ def _filled(pieces: Iterable[str], between: str, width: int, font: ImageFont.Fre
     return lines
 
 
-def _heading(text: str, width: int) -> Image.Image:
+def heading(
+    text: str,
+    width: int,  # pixels
+) -> Image.Image:
     "A title on as many lines as it needs; a word that is too wide for one is broken."
     size = max(6, min(17, width // 10))
     words = [part for word in text.split() for part in _filled(word, "", width - 4, _font(size))]
@@ -241,7 +244,7 @@ def _panel(
     rows, gap = layout(tuple(panes), kind), 6
     w, h = next(iter(panes.values())).size
     width = len(rows[0]) * (w + gap) - gap
-    head = _heading(title, width) if title else Image.new("RGB", (width, 0))
+    head = heading(title, width) if title else Image.new("RGB", (width, 0))
     sheet = Image.new("RGB", (width, head.height + len(rows) * (h + gap) - gap), _PAPER)
     sheet.paste(head, (0, 0))
     for r, row in enumerate(rows):

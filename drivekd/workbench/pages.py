@@ -57,8 +57,8 @@ def _pieces(script: str) -> Iterator[tuple[bool, str]]:
 
 
 def _closer(code: str) -> str:
-    "Code without indentation and without spaces around operators; `a - -b` keeps its own."
-    return re.sub(r"\s*\n\s*", "\n", re.sub(r" ([-+*/]) (?![-+*/])", r"\1", re.sub(r" *(=>|[=!]==|&&|\|\||\?\?|[<>+*/-]=|[<>=?:,;{}()]) *(?!\n)", r"\1", code)))
+    "Code without indentation, line ends that no statement needs and spaces around operators; `a - -b` keeps its own."
+    return re.sub(r"(?<=[;,{(])\n", "", re.sub(r"\s*\n\s*", "\n", re.sub(r" ([-+*/]) (?![-+*/])", r"\1", re.sub(r" *(=>|[=!]==|&&|\|\||\?\?|[<>+*/-]=|[<>=?:,;{}()]) *(?!\n)", r"\1", code))))
 
 
 def lean(
@@ -72,13 +72,19 @@ def lean(
 _WIDGET = 'export default {render({model, el: host}) { explore(host, widgetChannel(model)).catch(problem => { host.textContent = String(problem); }); }};'
 
 
+def _shared(view: str) -> list[str]:
+    "Shared files: the shell, and those that a view's first line names."
+    return ["shell", *re.findall(r"(\w+)\.js", view.split("\n", 1)[0])]
+
+
 def front(
     name: str = "",  # a view that is shipped: "attention"
     *,
     view: str = "",  # or the text of another
 ) -> str:
     "Shell and view as one ES module; its default export is what anywidget renders."
-    script = "\n".join((lean(source("shell")), lean(view or source(name)), _WIDGET))
+    text = view or source(name)
+    script = "\n".join([*(lean(source(shared)) for shared in _shared(text)), lean(text), _WIDGET])
     if "</script" in script or "<!--" in script: raise ValueError("A front-end file must not contain '</script' or '<!--', they end an inline script; write them with an escape.")
     return script
 

@@ -19,27 +19,22 @@ class Looks {
     this.sinks = new Map();
   }
   model(name) { return this.models.find(m => m.name === name); }
-  map(model, method, head) { return this.maps.find(m => m.model === model && m.method === method && m.head === head); }
+  map({model, method = "attention", head = null}) { return this.maps.find(m => m.model === model && m.method === method && m.head === head); }
 
   /** Attention of a row to the vision tokens, mean over layers; null where the bundle has none. */
-  row({model, method, head, layers}, row) {
-    const map = this.map(model, method, head), n = this.model(model).count;
+  row(look, row, from = 0, to = this.model(look.model).count) {
+    const map = this.map(look), {layers} = look, n = this.model(look.model).count;
     if (!map || !map.at.has(row)) return null;
-    const out = new Float32Array(n), r = map.at.get(row), root = map.codes instanceof Uint8Array;
+    const out = new Float32Array(to - from), root = map.codes instanceof Uint8Array;
     for (const layer of layers) {
-      const l = map.layers.indexOf(layer);
+      const l = map.layers.indexOf(layer), i = l * map.rows.length + map.at.get(row), scale = map.scale[i] / layers.length;
       if (l < 0) return null;
-      const from = (l * map.rows.length + r) * n, scale = map.scale[l * map.rows.length + r] / layers.length;
-      for (let v = 0; v < n; v++) { const c = map.codes[from + v]; out[v] += scale * (root ? c * c : c); }
+      for (let v = from; v < to; v++) { const c = map.codes[i * n + v]; out[v - from] += scale * (root ? c * c : c); }
     }
     return out;
   }
   /** Attention of a row to one vision token. */
-  at({model, method, head, layers}, row, token) {
-    const map = this.map(model, method, head), n = this.model(model).count;
-    if (!map || !map.at.has(row)) return null;
-    return sum(layers.map(layer => { const i = map.layers.indexOf(layer) * map.rows.length + map.at.get(row), c = map.codes[i * n + token]; return map.scale[i] * (map.codes instanceof Uint8Array ? c * c : c) / layers.length; }));
-  }
+  at(look, row, token) { return this.row(look, row, token, token + 1)?.[0]; }
   /** Mean over rows. */
   mean(look, rows) {
     const found = rows.map(r => this.row(look, r)).filter(Boolean);
@@ -48,19 +43,21 @@ class Looks {
     for (const values of found) for (let v = 0; v < out.length; v++) out[v] += values[v] / found.length;
     return out;
   }
-  /** Vision, text and first token: mean over rows and layers; null if not recorded. */
-  shares(model, layers, rows) {
-    const map = this.map(model, "attention", null), out = [0, 0, 0];
-    if (!map || !map.share) return null;
-    const known = rows.filter(r => map.at.has(r)), n = known.length * layers.length;
-    for (const r of known) for (const layer of layers) for (let i = 0; i < 3; i++) out[i] += map.share[3 * (map.layers.indexOf(layer) * map.rows.length + map.at.get(r)) + i] / n;
-    return n ? out : null;
+  /** Vision, text and first token; of a single head, where no more was recorded, vision and the rest: mean over rows and layers; null if not recorded. */
+  shares(look, rows) {
+    const {layers, model, method} = look, map = this.map(look), known = map ? rows.filter(r => map.at.has(r)) : [], out = [0, 0, 0],
+      n = known.length * layers.length;
+    if (method !== "attention" || !n || !this.map({model}).share) return null;
+    if (!map.share) { const seen = sum(this.mean(look, known)); return [seen, 1 - seen]; }
+    for (const r of known) for (const layer of layers) for (let i = 0; i < 3; i++)
+      out[i] += map.share[3 * (map.layers.indexOf(layer) * map.rows.length + map.at.get(r)) + i] / n;
+    return out;
   }
-  /** Vision tokens that half of all rows look at, whatever they say: more than eight times an even share (our choice). */
+  /** Vision tokens that more than half of all rows look at, whatever they say: more than eight times an even share (our choice). */
   sink(look) {
-    const {model, method, head} = look, key = JSON.stringify(look);
+    const key = JSON.stringify(look);
     if (!this.sinks.has(key)) {
-      const map = this.map(model, method, head), n = this.model(model).count, seen = new Uint16Array(n);
+      const map = this.map(look), n = this.model(look.model).count, seen = new Uint16Array(n);
       const rows = map ? map.rows.map(r => this.row(look, r)).filter(Boolean) : [];
       for (const values of rows) { const much = 8 * sum(values) / n; for (let v = 0; v < n; v++) if (values[v] > much) seen[v]++; }
       const marks = seen.map(count => rows.length > 4 && count > rows.length / 2 ? 1 : 0);
@@ -68,7 +65,16 @@ class Looks {
     }
     return this.sinks.get(key);
   }
+  /** Tagged objects into whose boxes a sink reaches. */
+  covered(look) {
+    const m = this.model(look.model), marks = this.sink(look),
+      meet = ([l, t, r, b], [x, y, u, v]) => Math.min(r, u) - Math.max(l, x) > EPS && Math.min(b, v) - Math.max(t, y) > EPS;
+    return this.objects.filter(o => marks.some((mark, v) => mark && m.picture[v] === o.picture && meet(tokenBox(m, v), boxOf(o))));
+  }
 }
+
+/** Left, top, right, bottom of a vision token. */
+const tokenBox = (m, v) => m.boxes.subarray(4 * v, 4 * v + 4);
 
 // --- one canvas for models with different grids --------------------------------------------------------------------------------------
 
@@ -97,8 +103,9 @@ class Common {
   weights(m) {
     const cell = [], token = [], part = [];
     for (let v = 0; v < m.count; v++) {
-      const [nx, ny] = this.grids[m.picture[v]], [l, t, r, b] = m.boxes.subarray(4 * v, 4 * v + 4), area = (r - l) * (b - t);
-      for (let y = Math.floor(t * ny + 1e-4); y < Math.min(ny, Math.ceil(b * ny - 1e-4)); y++) for (let x = Math.floor(l * nx + 1e-4); x < Math.min(nx, Math.ceil(r * nx - 1e-4)); x++) {
+      const [nx, ny] = this.grids[m.picture[v]], [l, t, r, b] = tokenBox(m, v), area = (r - l) * (b - t);
+      for (let y = Math.floor(t * ny + 1e-4); y < Math.min(ny, Math.ceil(b * ny - 1e-4)); y++)
+      for (let x = Math.floor(l * nx + 1e-4); x < Math.min(nx, Math.ceil(r * nx - 1e-4)); x++) {
         const w = Math.max(0, Math.min(r, (x + 1) / nx) - Math.max(l, x / nx)) * Math.max(0, Math.min(b, (y + 1) / ny) - Math.max(t, y / ny)) / area;
         if (w > 1e-6) { cell.push(this.start[m.picture[v]] + y * nx + x); token.push(v); part.push(w); }
       }
@@ -111,13 +118,14 @@ class Common {
     for (let i = 0; i < cell.length; i++) out[cell[i]] += part[i] * values[token[i]];
     return out;
   }
+  part(cells, p) { return cells.subarray(this.start[p], this.start[p + 1]); }
   /** Mass on a picture. */
-  on(cells, p) { return sum(cells.subarray(this.start[p], this.start[p + 1])); }
+  on(cells, p) { return sum(this.part(cells, p)); }
   /** Share of the pictures that no token of a model sees. */
   unseen(model) {
     const {cell} = this.spread.get(model), seen = new Uint8Array(this.size);
     for (const c of cell) seen[c] = 1;
-    return this.grids.reduce((gap, [x, y], p) => gap + (1 - sum(seen.subarray(this.start[p], this.start[p + 1])) / (x * y)) / this.grids.length, 0);
+    return this.grids.reduce((gap, [x, y], p) => gap + (1 - this.on(seen, p) / (x * y)) / this.grids.length, 0);
   }
 }
 
@@ -142,8 +150,10 @@ function rectangles(cells, [nx, ny]) {
   for (let y = 0; y < ny; y++) for (let x = 0; x < nx; x++)
     table[(y + 1) * (nx + 1) + x + 1] = cells[y * nx + x] + table[y * (nx + 1) + x + 1] + table[(y + 1) * (nx + 1) + x] - table[y * (nx + 1) + x];
   const upTo = (fx, fy) => {
-    const x = Math.min(Math.max(fx, 0), 1) * nx, y = Math.min(Math.max(fy, 0), 1) * ny, i = Math.min(Math.floor(x), nx - 1), j = Math.min(Math.floor(y), ny - 1);
-    const a = table[j * (nx + 1) + i], b = table[j * (nx + 1) + i + 1], c = table[(j + 1) * (nx + 1) + i], d = table[(j + 1) * (nx + 1) + i + 1], u = x - i, v = y - j;
+    const x = Math.min(Math.max(fx, 0), 1) * nx, y = Math.min(Math.max(fy, 0), 1) * ny, i = Math.min(Math.floor(x), nx - 1),
+      j = Math.min(Math.floor(y), ny - 1);
+    const a = table[j * (nx + 1) + i], b = table[j * (nx + 1) + i + 1], c = table[(j + 1) * (nx + 1) + i], d = table[(j + 1) * (nx + 1) + i + 1],
+      u = x - i, v = y - j;
     return a * (1 - u) * (1 - v) + b * u * (1 - v) + c * (1 - u) * v + d * u * v;
   };
   return ([l, t, r, b]) => upTo(r, b) - upTo(l, b) - upTo(r, t) + upTo(l, t);
@@ -152,7 +162,8 @@ function rectangles(cells, [nx, ny]) {
 const RADIUS = 0.06;  // half a side of a tag's box, in fractions; drawn as it is counted
 const boxOf = o => o.box || [o.point[0] - RADIUS, o.point[1] - RADIUS, o.point[0] + RADIUS, o.point[1] + RADIUS].map(x => Math.min(1, Math.max(0, x)));
 
-/** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less; one that holds as much counts half. */
+/** Mass in a box, its share of all pictures' area, lift = mass / area, and the part of 300 boxes of its size, anywhere, that hold less;
+ * one that holds as much counts half. */
 function grounding(inside, box, picture, draws = 300) {
   const w = box[2] - box[0], h = box[3] - box[1], mass = inside[picture](box), area = w * h / inside.length, draw = lottery(7);
   let less = 0, mean = 0;
@@ -170,22 +181,28 @@ const LAYOUTS = {  // column and row of each camera
   panorama: {CAM_FRONT_LEFT: [0, 0], CAM_FRONT: [1, 0], CAM_FRONT_RIGHT: [2, 0], CAM_BACK_LEFT: [0, 1], CAM_BACK: [1, 1], CAM_BACK_RIGHT: [2, 1]},
   "top-down": {CAM_FRONT_LEFT: [0, 0], CAM_FRONT: [1, 0], CAM_FRONT_RIGHT: [2, 0], CAM_BACK_LEFT: [0, 1], CAM_BACK_RIGHT: [2, 1], CAM_BACK: [1, 2]},
 };
-const VIEWS = {CAM_FRONT: [0, 64.6], CAM_FRONT_LEFT: [55, 64.6], CAM_FRONT_RIGHT: [-55, 64.6], CAM_BACK: [180, 89.4], CAM_BACK_LEFT: [110, 64.6], CAM_BACK_RIGHT: [-110, 64.6]};  // yaw, field of view (nuScenes)
+// yaw, field of view (nuScenes)
+const VIEWS = {CAM_FRONT: [0, 64.6], CAM_FRONT_LEFT: [55, 64.6], CAM_FRONT_RIGHT: [-55, 64.6], CAM_BACK: [180, 89.4], CAM_BACK_LEFT: [110, 64.6],
+  CAM_BACK_RIGHT: [-110, 64.6]};
 
 /** Rectangles of the cameras in a panel of a width. */
 function panes(cameras, layout, width) {
   const places = LAYOUTS[layout], known = cameras.every(c => c.name in places), gap = 4;
   const columns = known ? 3 : Math.min(3, cameras.length), w = (width - gap * (columns - 1)) / columns;
-  const ratios = cameras.map(c => c.height / c.width), h = w * Math.max(Math.min(Math.max(...ratios), 0.75), Math.min(...ratios));  // one tall picture makes no tall panes
+  // one tall picture makes no tall panes
+  const ratios = cameras.map(c => c.height / c.width), h = w * Math.max(Math.min(Math.max(...ratios), 0.75), Math.min(...ratios));
   const at = cameras.map((c, i) => known ? places[c.name] : [i % columns, Math.floor(i / columns)]);
   const rows = Math.max(...at.map(([, y]) => y)) + 1;
   const fitted = ([column, row], {width, height}) => {  // as large as its pane allows, in its own form
     const own = Math.min(w, h * width / height), tall = own * height / width;
     return {x: column * (w + gap) + (w - own) / 2, y: row * (h + gap) + (h - tall) / 2, w: own, h: tall, column, row};
   };
-  return {boxes: at.map((place, i) => fitted(place, cameras[i])), height: rows * (h + gap) - gap, middle: known && layout === "top-down" ? {x: w + gap, y: h + gap, w, h} : null};
+  return {boxes: at.map((place, i) => fitted(place, cameras[i])), height: rows * (h + gap) - gap,
+    middle: known && layout === "top-down" ? {x: w + gap, y: h + gap, w, h} : null};
 }
 
+/** A text on one line. */
+const flat = text => text.replace(/\n/g, "\u21b5");
 const areaOf = ([l, t, r, b]) => (r - l) * (b - t);
 
 /** Text that fits into a width of a canvas. */
@@ -196,11 +213,14 @@ function shortened(pen, text, width) {
   return letters.join("") + "\u2026";
 }
 
+const SINK = "A sink: more than half of the recorded rows give this patch over 8 times an even share, whatever they say.";
 const NOTE = "Attention says where a layer looked, not why it answered: it is not causal evidence.";
 const KEYS = [["← →", "previous, next token; on the cameras: patch"], ["↑ ↓", "layer; on the cameras: patch; in the table: token"], ["Shift+← Shift+→", "several tokens"], ["Enter", "keep the token; on the cameras: keep this patch and choose one more"], ["Shift+click", "one more token or patch"],
-  ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"], ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
+  ["1 2 3 4", "first model, second model, difference, all three"], ["[ ]", "layer"], ["h", "next head"], ["a", "all tokens"], ["s", "hide sinks"],
+    ["o", "objects"], ["l", "layout"], ["c", "colours"], ["p", "picture of this view"], ["Esc", "let go"], ["?", "this list"]];
 
-const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "common", "norm"];  // of the state, in the `view` trait
+// of the state, in the `view` trait
+const KEPT = ["a", "b", "mode", "preset", "layersA", "layersB", "head", "method", "rows", "layout", "colours", "sinks", "objects", "common", "norm"];
 /** A view whose layers, where it has the key, are some. */
 const named = view => Object.fromEntries(Object.entries(view).filter(([key, value]) => !key.startsWith("layers") || value?.length));
 
@@ -210,8 +230,10 @@ class AttentionView {
   constructor(host, channel, bytes) {
     this.channel = channel; this.looks = new Looks(bytes); this.box = frame(host, "Attention explorer");
     const own = this.beside(null, "a"), other = this.beside(own, "b");
-    this.state = {a: own, b: other, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention", rows: [], patch: null, kept: [],
-      layout: "panorama", colours: "viridis", sinks: false, objects: true, common: true, norm: "pictures", part: "both", opacity: 0.8, lock: null, shade: other ? "kl" : "pictures", sort: "place", ascending: true};
+    this.state = {a: own, b: other, mode: other ? "all" : "a", preset: null, step: 0, layersA: [], layersB: [], head: null, method: "attention",
+      rows: [], patch: null, kept: [],
+      layout: "panorama", colours: "viridis", sinks: false, objects: true, common: true, norm: "pictures", part: "both", opacity: 0.8, lock: null,
+        shade: other ? "kl" : "pictures", sort: "place", ascending: true};
     this.hover = {row: null, patch: null};
     this.pictures = []; this.scaled = []; this.scratch = [];
     this.build();
@@ -239,10 +261,12 @@ class AttentionView {
     const s = this.state, sides = [["a", "layersA"], ["b", "layersB"]];
     given = named(given);
     for (const [side] of sides) if (this.looks.model(given[side])) s[side] = given[side];
-    if (s.a === s.b && !(given.a && given.b)) s[given.a ? "b" : "a"] = this.beside(s.a, given.a ? "b" : "a") || s.a;  // a view that names one gets another beside it
+    // a view that names one gets another beside it
+    if (s.a === s.b && !(given.a && given.b)) s[given.a ? "b" : "a"] = this.beside(s.a, given.a ? "b" : "a") || s.a;
     if (given.preset) this.applyPreset(given.preset, false, given.a);
     for (const key of KEPT) if (given[key] !== undefined && !["a", "b"].includes(key)) s[key] = given[key];
     if (!s.b) s.mode = "a";
+    if (!this.methods().includes(s.method)) s.method = "attention";  // the models are others
     const anew = !given.preset && (given.a || given.b || given.layersA && !s.preset);
     for (const [side, key] of sides) {
       const there = this.recorded(side);
@@ -258,20 +282,28 @@ class AttentionView {
 
   // --- what there is
 
-  /** The model that stands on a side if the other has this one: teachers first on the one, those of the question's capability before the rest, students on the other. */
+  /** The side that pointing asks. */
+  get lead() { return this.state.mode === "b" ? "b" : "a"; }
+  get known() { return this.sides().filter(w => this.now[w]); }
+  sides() { return ["a", "b"].filter(w => this.state[w]); }
+
+  /** The model that stands on a side if the other has this one: teachers first on the one, those of the question's capability before
+   * the rest, students on the other. */
   beside(name, side) {
-    const {models, source} = this.looks, last = m => 2 * ((m.role === "student") !== (side === "b")) + (m.role !== "student" && m.capability !== (source.capability ?? null));
+    const {models, source} = this.looks;
+    const last = m => 2 * ((m.role === "student") !== (side === "b")) + (m.role !== "student" && m.capability !== (source.capability ?? null));
     const [found] = models.filter(m => m.name !== name).sort((x, y) => last(x) - last(y));
     return found ? found.name : null;
   }
   /** The token at which the answer begins, as far as it was recorded. */
   firstRow() {
-    const there = ["a", "b"].filter(w => this.state[w]).flatMap(w => { const {model, method, head} = this.side(w), map = this.looks.map(model, method, head); return map ? map.rows : []; }).sort((x, y) => x - y);
+    const there = this.sides().flatMap(w => { const map = this.looks.map(this.side(w)); return map ? map.rows : []; }).sort((x, y) => x - y);
     return there.find(r => this.looks.tokens[r].role !== "question") ?? there[0] ?? 0;
   }
-  methods() { return [...new Set(this.looks.maps.map(m => m.method))]; }
-  recorded(side, method = this.state.method) { const map = this.looks.map(this.state[side], method, null); return map ? map.layers : []; }
-  heads() { return [...new Set(this.looks.maps.filter(m => m.head != null && [this.state.a, this.state.b].includes(m.model)).map(m => m.head))].sort((x, y) => x - y); }
+  methods() { return [...new Set(this.looks.maps.filter(m => [this.state.a, this.state.b].includes(m.model)).map(m => m.method))]; }
+  recorded(side, method = this.state.method) { const map = this.looks.map({model: this.state[side], method}); return map ? map.layers : []; }
+  heads() { return [...new Set(this.looks.maps.filter(m => m.head != null
+    && [this.state.a, this.state.b].includes(m.model)).map(m => m.head))].sort((x, y) => x - y); }
   /** The second model's layer at the same relative depth as one of the first's. */
   partner(layer) {
     const {a, b} = this.state, there = this.recorded("b"), depth = (layer + 0.5) / this.looks.model(a).layers * this.looks.model(b).layers - 0.5;
@@ -280,15 +312,16 @@ class AttentionView {
   plan() { const {a, b, preset} = this.state; return this.looks.plans.find(p => p.capability === preset && p.teacher === a && p.student === b); }
   side(which) {
     const s = this.state, model = s[which], layers = which === "a" ? s.layersA : s.layersB;
-    const head = s.head != null && s.method === "attention" && this.looks.map(model, "attention", s.head) && layers.every(l => this.looks.map(model, "attention", s.head).layers.includes(l)) ? s.head : null;
-    return {model, method: s.method, head, layers};
+    const own = s.method === "attention" && this.looks.map({model, head: s.head});
+    return {model, method: s.method, head: own && layers.every(l => own.layers.includes(l)) ? s.head : null, layers};
   }
   rows() { return this.hover.row != null ? [this.hover.row] : this.state.rows; }
   /** Why a side has no map of the chosen tokens, and the way out. */
   missing(which) {
-    const {model, method, head} = this.side(which), {tokens} = this.looks, map = this.looks.map(model, method, head);
+    const look = this.side(which), {head} = look, {tokens} = this.looks, map = this.looks.map(look);
     if (!map) return "was not recorded by this method; choose another";
-    const {rows} = map, asked = i => tokens[i].role === "question", own = asked(rows[0]), whole = rows.length === tokens.filter((_, i) => asked(i) === own).length && rows.every(i => asked(i) === own);
+    const {rows} = map, asked = i => tokens[i].role === "question", own = asked(rows[0]),
+      whole = rows.length === tokens.filter((_, i) => asked(i) === own).length && rows.every(i => asked(i) === own);
     const those = `was recorded for ${whole ? `the ${own ? "question" : "answer"}'s` : `${rows.length} of ${tokens.length}`} tokens only; choose one of them`;
     return head == null ? those : `head ${head + 1} ${those} or the mean of heads`;
   }
@@ -308,7 +341,7 @@ class AttentionView {
     if (!values) return null;
     return {count, mass: sum(values.filter((_, v) => marks[v])) / (this.state.method === "gradient" ? sum(values) || 1 : 1)};
   }
-  tables(cells) { return this.common.grids.map((grid, p) => rectangles(cells.subarray(this.common.start[p], this.common.start[p + 1]), grid)); }
+  tables(cells) { return this.common.grids.map((grid, p) => rectangles(this.common.part(cells, p), grid)); }
   score(cells, box, picture) { return grounding(this.tables(cells), box, picture); }
   cells(which, rows, hide) { const values = this.masses(which, rows, hide); return values && this.common.cells(this.state[which], values); }
 
@@ -319,7 +352,9 @@ class AttentionView {
     const plans = this.looks.plans.filter(p => p.capability === capability);
     if (!plans.length) return;
     const teacher = this.looks.models.find(m => m.capability === capability && plans.some(p => p.teacher === m.name)), s = this.state;
-    const wanted = first || (teacher ? teacher.name : s.a), plan = plans.find(p => p.teacher === wanted && p.student === s.b) || plans.find(p => p.teacher === wanted) || plans.find(p => p.student === s.b) || plans[0];
+    const wanted = first || (teacher ? teacher.name : s.a),
+      plan = plans.find(p => p.teacher === wanted && p.student === s.b) || plans.find(p => p.teacher === wanted)
+      || plans.find(p => p.student === s.b) || plans[0];
     Object.assign(s, {preset: capability, a: plan.teacher, b: plan.student, method: "attention", head: null, norm: "row", step: 0});
     this.takeStep();
     if (tell) { this.renew(); this.tell(); }
@@ -331,17 +366,22 @@ class AttentionView {
   }
   layer(by) {
     const s = this.state, plan = this.plan();
-    if (plan && plan.pairs.length > 1) { s.step = Math.min(plan.pairs.length - 1, Math.max(0, s.step + by)); this.takeStep(); this.renew(); this.tell(); return; }
-    const there = this.recorded("a"), next = there[(there.indexOf(s.layersA[0]) + by + there.length) % there.length];  // round, as a preset may open on the last
+    if (plan && plan.pairs.length > 1) { s.step = Math.min(plan.pairs.length - 1, Math.max(0, s.step + by)); this.takeStep(); this.renew();
+      this.tell(); return; }
+    // round, as a preset may open on the last
+    const there = this.recorded("a"), next = there[(there.indexOf(s.layersA[0]) + by + there.length) % there.length];
     this.change({layersA: [next], layersB: s.b ? [this.partner(next)] : []});
   }
   method(name) {
     const s = this.state; s.method = name;
-    const near = (side, layers) => { const there = this.recorded(side); return !there.length || layers.every(l => there.includes(l)) ? layers : [there.reduce((best, l) => Math.abs(l - layers[0]) < Math.abs(best - layers[0]) ? l : best, there[0])]; };
+    const near = (side, layers) => { const there = this.recorded(side);
+      return !there.length || layers.every(l => there.includes(l)) ? layers
+      : [there.reduce((best, l) => Math.abs(l - layers[0]) < Math.abs(best - layers[0]) ? l : best, there[0])]; };
     this.change({layersA: near("a", s.layersA), layersB: s.b ? near("b", s.layersB) : [], head: null});
   }
   models(side, name) {
     const s = this.state; s[side] = name;
+    if (!this.methods().includes(s.method)) s.method = "attention";
     const there = this.recorded(side), key = side === "a" ? "layersA" : "layersB";
     if (!s[key].every(l => there.includes(l))) s[key] = [there.at(-1)];
     this.change(s.preset && this.plan() ? {} : {preset: null}, Boolean(this.plan()));
@@ -356,23 +396,27 @@ class AttentionView {
     const capabilities = [...new Set(L.plans.map(p => p.capability))];
     this.ui = {
       presets: segments("Presets", capabilities.map(c => [c, c]), c => this.applyPreset(c)),
-      mode: segments("View", two ? [["a", "1 first"], ["b", "2 second"], ["difference", "3 difference"], ["all", "4 all"]] : [["a", "1 model"]], mode => this.change({mode}, true)),
+      mode: segments("View", two ? [["a", "1 first"], ["b", "2 second"], ["difference", "3 difference"], ["all", "4 all"]] : [["a", "1 model"]],
+        mode => this.change({mode}, true)),
       a: chooser(two ? "first" : "model", L.models.map(m => [m.name, this.title(m)]), s.a, v => this.models("a", v)),
       b: two && chooser("second", L.models.map(m => [m.name, this.title(m)]), s.b, v => this.models("b", v)),
       layersA: chooser("layer", [], 0, v => this.change({layersA: [Number(v)], layersB: two ? [this.partner(Number(v))] : []})),
       layersB: two && chooser("with", [], 0, v => this.change({layersB: [Number(v)]})),
       head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)}, true)),
-      method: chooser("method", this.methods().map(m => [m, {attention: "attention", rollout: "rollout", gradient: "gradient-weighted"}[m]]), s.method, v => this.method(v)),
-      norm: chooser("colours and labels are parts of", [["pictures", "what is on the pictures"], ["row", "the whole row"]], s.norm, v => this.change({norm: v}, true), "the loss compares whole rows"),
+      method: chooser("method", [], s.method, v => this.method(v)),
+      norm: chooser("colours and labels are parts of", [["pictures", "what is on the pictures"], ["row", "the whole row"]], s.norm,
+        v => this.change({norm: v}, true), "the loss compares whole rows"),
       layout: chooser("layout", Object.keys(LAYOUTS).map(k => [k, k]), s.layout, v => { this.state.layout = v; this.fit(); this.renew(); this.tell(); }),
       colours: chooser("colours", Object.keys(MAPS).map(k => [k, k]), s.colours, v => this.change({colours: v}, true)),
-      part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part, v => this.change({part: v}, true)),
+      part: chooser("tokens of", [["both", "details and overview"], ["details", "details only"], ["overview", "overview only"]], s.part,
+        v => this.change({part: v}, true)),
       shade: chooser("words shaded by", [["pictures", "attention to pictures"], ["kl", "KL"], ["mse", "MSE"]], s.shade, v => this.change({shade: v}, true)),
-      sinks: toggle("hide sinks", v => this.change({sinks: v}, true), "vision tokens to which half of all rows give 8 times an even share"),
+      sinks: toggle("hide sinks", v => this.change({sinks: v}, true), SINK),
       common: toggle("all heads on one scale", v => this.change({common: v}, true), "the colour scale of the strongest head, so that heads can be compared"),
       objects: toggle("objects", v => this.change({objects: v}, true)),
       lock: toggle("hold scale", v => this.change({lock: v ? this.top : null}, true), "keep the colour scale while tokens, heads and layers change"),
-      opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours", "aria-label": "strength of the colours", oninput: e => this.change({opacity: Number(e.target.value)}, true)}),
+      opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours",
+        "aria-label": "strength of the colours", oninput: e => this.change({opacity: Number(e.target.value)}, true)}),
     };
     const u = this.ui, hasOverview = L.models.some(m => m.overview.some(Boolean));
     this.layersText = el("span", {class: "dk-layers"});
@@ -380,16 +424,22 @@ class AttentionView {
     const id = `dk-readout-${Math.random().toString(36).slice(2)}`;  // a page may have several views, each from a module of its own
     this.canvas = el("canvas", {tabindex: 0, role: "application", "aria-describedby": id});
     this.stage = el("div", {class: "dk-stage"}, this.canvas);
-    this.readout = el("div", {class: "dk-readout", id}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div"); this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("span", {class: "dk-sunk"}); this.ablation = el("div");
+    this.readout = el("div", {class: "dk-readout", id}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div");
+      this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("div", {class: "dk-sunk"}); this.ablation = el("div");
+    this.aside = el("aside", {}, this.mix, this.bars, this.scores);
     this.box.body.replaceChildren(el("style", {}, LOOK),
-      el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null, capabilities.length ? u.presets.node : null, this.layersText,
+      el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null,
+        capabilities.length ? u.presets.node : null, this.layersText,
         el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
-      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node, this.heads().length ? u.head.node : null, this.methods().length > 1 ? u.method.node : null),
+      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node,
+        this.heads().length ? u.head.node : null, u.method.node),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
-        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, el("label", {class: "dk-field"}, "strength", u.opacity), u.norm.node, hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, this.sinksText, u.lock.node, u.common.node), this.ablation, this.list),
-        el("aside", {}, this.mix, this.bars, this.scores)),
-      el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it." : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
+        el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, el("label", {class: "dk-field"}, "strength", u.opacity), u.norm.node,
+          hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node, u.common.node), this.sinksText, this.ablation, this.list),
+        this.aside),
+      el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it."
+        : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
     this.listen();
   }
   who(side) { return this.title(this.looks.model(this.state[side])); }
@@ -403,7 +453,8 @@ class AttentionView {
       let at = 0;
       L.tokens.forEach((token, i) => {
         if (token.role !== role && !(role === "answer" && token.role === "prompt")) return;
-        const chip = el("span", {class: "dk-token", role: "option", tabindex: -1, "data-row": i, dir: "auto"}, token.role === "prompt" ? "\u25b8" : token.text.replace(/\n/g, "\u21b5") || "\u2205");
+        const chip = el("span", {class: "dk-token", role: "option", tabindex: -1, "data-row": i, dir: "auto"},
+          token.role === "prompt" ? "\u25b8" : flat(token.text) || "\u2205");
         if (token.role === "prompt") chip.title = "the last token before the answer: here the model decides how to begin";
         else { list.append(letters.slice(at, token.start).join("")); at = Math.max(at, token.end); }
         this.chips[i] = chip; list.append(chip);
@@ -412,8 +463,11 @@ class AttentionView {
       lists.push(el("div", {class: "dk-line"}, el("b", {}, role), list));
     }
     this.replies = el("div", {class: "dk-replies"}); this.carriedText = el("span", {class: "dk-cut"});
-    const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []); return rows.length ? button(label, () => this.select(rows)) : null; };
-    return el("div", {class: "dk-text"}, lists, this.replies, el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true), group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
+    const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []);
+      return rows.length ? button(label, () => this.select(rows)) : null; };
+    return el("div", {class: "dk-text"}, lists, this.replies,
+      el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true),
+      group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
       this.ui.shade.node, this.carriedText));
   }
 
@@ -424,11 +478,14 @@ class AttentionView {
     const shown = s.mode === "all" ? ["a", "b", "difference"] : [s.mode], gap = 14, head = 20;
     const panel = wide ? (width - gap) / 2 : width, {boxes, height, middle} = panes(this.looks.cameras, s.layout, panel);
     const place = i => wide ? [i % 2 * (panel + gap), Math.floor(i / 2)] : [0, i];
-    this.panels = shown.map((what, i) => { const [x, row] = place(i); return {what, x, y: head + row * (height + head + 8), width: panel, boxes, middle, height}; });
+    this.panels = shown.map((what, i) => { const [x, row] = place(i);
+      return {what, x, y: head + row * (height + head + 8), width: panel, boxes, middle, height}; });
     const [x, row] = place(3);  // the free corner beside the difference shows the vehicle from above
-    this.corner = wide && s.layout === "panorama" && this.looks.cameras.every(c => c.name in VIEWS) ? {x, y: head + row * (height + head + 8), w: panel, h: height} : null;
+    this.corner = wide && s.layout === "panorama" && this.looks.cameras.every(c => c.name in VIEWS)
+      ? {x, y: head + row * (height + head + 8), w: panel, h: height} : null;
     const h = Math.ceil(this.panels.at(-1).y + height + (s.mode === "all" ? 48 : 30)), ratio = globalThis.devicePixelRatio || 1;
-    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(h * ratio)) Object.assign(this.canvas, {width: Math.round(width * ratio), height: Math.round(h * ratio)});
+    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(h * ratio)) Object.assign(this.canvas,
+      {width: Math.round(width * ratio), height: Math.round(h * ratio)});
     Object.assign(this.canvas.style, {width: width + "px", height: h + "px"});
     this.shape = {width, height: h, ratio};
     this.scaled = this.pictures.map((picture, p) => {  // once, not at every hover
@@ -445,30 +502,38 @@ class AttentionView {
     if (this.commonKey !== key) {
       const shown = [...new Set([s.a, s.b])].filter(Boolean).map(n => L.model(n));
       this.common = new Common(L, shown); this.commonKey = key;
-      this.replies.replaceChildren(...shown.filter(m => m.reply).map(m => el("details", {}, el("summary", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, m.reply.replace(/\n/g, "\u21b5"))))));
+      this.replies.replaceChildren(...shown.filter(m => m.reply).map(m => el("details", {},
+        el("summary", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, flat(m.reply))))));
       this.offerWhole();
     }
-    const label = (side, layers) => layers.map(l => l + 1).join(", ") + " of " + L.model(s[side]).layers, options = side => this.recorded(side).map(l => [l, `${l + 1} of ${L.model(s[side]).layers}`]);
+    const label = (side, layers) => layers.map(l => l + 1).join(", ") + " of " + L.model(s[side]).layers,
+      options = side => this.recorded(side).map(l => [l, `${l + 1} of ${L.model(s[side]).layers}`]);
     const grouped = (side, layers) => layers.length > 1 ? [["group", `mean of ${layers.map(l => l + 1).join(", ")}`], ...options(side)] : options(side);
     u.a.select.value = s.a; u.layersA.fill(grouped("a", s.layersA), s.layersA.length > 1 ? "group" : s.layersA[0]);
     if (u.b) { u.b.select.value = s.b; u.layersB.fill(grouped("b", s.layersB), s.layersB.length > 1 ? "group" : s.layersB[0]); }
     u.head.fill([["", "mean"], ...this.heads().map(h => [h, String(h + 1)])], s.head == null ? "" : s.head);
-    for (const key of ["method", "norm", "layout", "colours", "part", "shade"]) u[key].select.value = s[key];
-    u.layersA.node.hidden = s.method === "rollout"; if (u.b) u.layersB.node.hidden = s.method === "rollout";  // a rollout goes through all layers, and heads are averaged
+    u.method.fill(this.methods().map(m => [m, m === "gradient" ? "gradient-weighted" : m]), s.method); u.method.node.hidden = this.methods().length < 2;
+    for (const key of ["norm", "layout", "colours", "part", "shade"]) u[key].select.value = s[key];
+    // a rollout goes through all layers, and heads are averaged
+    u.layersA.node.hidden = s.method === "rollout"; if (u.b) u.layersB.node.hidden = s.method === "rollout";
     u.head.node.hidden = s.method !== "attention"; u.common.node.hidden = s.head == null || s.method !== "attention"; u.common.show(s.common);
     u.presets.show(s.preset); u.mode.show(s.mode); u.sinks.show(s.sinks); u.objects.show(s.objects); u.lock.show(s.lock != null);
     const plan = this.plan();
-    const pair = plan && plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : "", region = plan && plan.region === "full" ? "full map (shown: its columns of pictures)" : "text to vision";
-    this.layersText.textContent = !plan ? "" : `${s.preset}: student layer ${label("b", s.layersB)} against teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}${pair}; ${region}, ${plan.distance}`;
+    const pair = plan && plan.pairs.length > 1 ? ` (pair ${s.step + 1} of ${plan.pairs.length})` : "",
+      region = plan && plan.region === "full" ? "full map (shown: its columns of pictures)" : "text to vision";
+    const teachers = `teacher ${s.layersA.length > 1 ? "layers" : "layer"} ${label("a", s.layersA)}`, how = plan && `${region}, ${plan.distance}`;
+    this.layersText.textContent = plan ? `${s.preset}: student layer ${label("b", s.layersB)} against ${teachers}${pair}; ${how}` : "";
     this.showCarried();
     this.lut = colours(s.colours); this.diverging = colours("difference");
     const what = JSON.stringify([this.side("a"), s.b && this.side("b"), s.sinks, s.part]);
     if (what !== this.measured) {  // the map first, the table of all tokens right after it
       this.measured = what;
       clearTimeout(this.later);
-      this.later = setTimeout(() => { this.distances = s.b ? this.measure() : null; this.showList(); if (this.chips.length && this.panels && this.pictures.length) this.showWords(); });
+      this.later = setTimeout(() => { this.distances = s.b ? this.measure() : null; this.showList();
+        if (this.chips.length && this.panels && this.pictures.length) this.showWords(); });
     } else if (this.sorted !== s.sort + s.ascending) this.showList();
-    if (this.panels && this.panels.length !== (s.mode === "all" ? 3 : 1) || this.panels && s.mode !== "all" && this.panels[0].what !== s.mode) this.fit(); else this.show();
+    if (this.panels && this.panels.length !== (s.mode === "all" ? 3 : 1) || this.panels && s.mode !== "all"
+      && this.panels[0].what !== s.mode) this.fit(); else this.show();
   }
   /** A reply that is longer than its line can be opened. */
   offerWhole() {
@@ -479,11 +544,13 @@ class AttentionView {
   }
   /** Which rows a model of this view does not have as they are. */
   showCarried() {
-    const models = [...new Set([this.state.a, this.state.b])].filter(Boolean).map(n => this.looks.model(n)), by = row => models.filter(m => (m.carried || []).includes(row)).map(m => this.title(m));
+    const models = [...new Set([this.state.a, this.state.b])].filter(Boolean).map(n => this.looks.model(n)),
+      by = row => models.filter(m => (m.carried || []).includes(row)).map(m => this.title(m));
     this.chips.forEach((chip, i) => {
       const names = by(i);
       chip.classList.toggle("dk-carried", names.length > 0);
-      if (this.looks.tokens[i].role !== "prompt") chip.title = names.length ? `${names.join(" and ")} cut this otherwise: the row is a mean over its own tokens of these characters` : "";
+      if (this.looks.tokens[i].role !== "prompt") chip.title = names.length
+        ? `${names.join(" and ")} cut this otherwise: the row is a mean over its own tokens of these characters` : "";
     });
     this.carriedText.textContent = models.filter(m => (m.carried || []).length).map(m => `dotted: ${this.title(m)} cuts ${m.carried.length} of ${this.looks.tokens.length} tokens otherwise, their rows are means over its own`).join("; ");
   }
@@ -529,17 +596,20 @@ class AttentionView {
   }
   /** The scale on which the strongest head of the shown layers and tokens fits; null where no head is shown. */
   topOfHeads() {
-    const s = this.state, heads = s.common && s.method === "attention" && s.head != null ? this.heads() : [], rows = this.rows(), key = JSON.stringify([s.a, s.b, s.layersA, s.layersB, s.sinks, s.part, s.norm, rows]);
+    const s = this.state, heads = s.common && s.method === "attention" && s.head != null ? this.heads() : [], rows = this.rows(),
+      key = JSON.stringify([s.a, s.b, s.layersA, s.layersB, s.sinks, s.part, s.norm, rows]);
     if (!heads.length) return null;
     if (this.headsKey !== key) {
-      const sides = ["a", "b"].filter(w => s[w]), topsOf = () => sides.filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean).map(c => quantile(this.dense(c), 0.995));
+      const sides = this.sides(), cells = () => sides.filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean);
+      const topsOf = () => cells().map(c => quantile(this.dense(c), 0.995));
       const tops = heads.flatMap(head => this.assuming({head}, topsOf));
       this.headsKey = key; this.headsTop = tops.length ? Math.max(...tops) : null;
     }
     return this.headsTop;
   }
   overlay(cells, picture, difference) {
-    const [nx, ny] = this.common.grids[picture], from = this.common.start[picture], image = new ImageData(nx, ny), lut = difference ? this.diverging : this.lut, {opacity} = this.state;
+    const [nx, ny] = this.common.grids[picture], from = this.common.start[picture], image = new ImageData(nx, ny),
+      lut = difference ? this.diverging : this.lut, {opacity} = this.state;
     for (let i = 0; i < nx * ny; i++) {
       const x = cells[from + i] / (difference ? this.topDifference : this.top), v = Math.min(1, Math.abs(x));
       if (difference) for (let c = 0; c < 3; c++) image.data[4 * i + c] = x > 0 ? MORE[c] : LESS[c];
@@ -568,7 +638,8 @@ class AttentionView {
         if (s.objects) this.drawObjects(pen, p, x, y, box);
         this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) + this.ofRow() : "not recorded", x, y, box);
       });
-      if (panel.middle && cells) this.drawVehicle(pen, {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
+      if (panel.middle && cells) this.drawVehicle(pen,
+        {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
       this.drawPatches(pen, panel);
     }
     if (this.corner) ["a", "b"].forEach((w, i) => {
@@ -579,18 +650,34 @@ class AttentionView {
     });
     this.drawBar(pen, ink);
   }
+  /** Whose map, of which layers, by which method. */
   caption(what) {
-    const single = this.state.head != null, heads = head => head == null ? "mean of heads" : `head ${head + 1}`;
-    const of = side => this.who(side) + (single ? ` (${heads(this.side(side).head)})` : "");
+    const heads = side => { const {head} = this.side(side); return head == null ? "mean of heads" : `head ${head + 1}`; },
+      of = side => this.who(side) + (this.state.head == null ? "" : ` (${heads(side)})`);
     if (what === "difference") return `${of("b")} minus ${of("a")}`;
-    const {head, layers, method} = this.side(what), at = layers.length > 1 ? layers[0] + 1 + "\u2013" + (layers.at(-1) + 1) : layers[0] + 1;
-    const parts = [this.who(what), method === "rollout" ? "all layers" : `layer ${at}`, single && heads(head), {rollout: "rollout", gradient: "gradient-weighted"}[method]];
-    return parts.filter(Boolean).join(", ");
+    const {layers, method} = this.side(what), [first] = layers, numbers = layers.map(l => l + 1), last = layers.at(-1);
+    const at = layers.length > 1 ? "s " + (last - first === layers.length - 1 ? `${first + 1} to ${last + 1}` : numbers.join(", ")) : " " + numbers;
+    return [this.who(what), method === "rollout" ? "all layers" : "layer" + at,
+      {attention: heads(what), gradient: "gradient-weighted"}[method] || method].join(", ");
+  }
+  /** The chosen tokens. */
+  spoken() {
+    const rows = this.rows(), {tokens} = this.looks, [row] = rows, {role, text} = tokens[row];
+    if (rows.length > 1) return `Mean of ${rows.filter(r => this.looks.row(this.side(this.lead), r)).length} tokens`;
+    return `${role === "prompt" ? "Before the answer" : `${role} token \u201c${flat(text)}\u201d`} (${row + 1} of ${tokens.length})`;
+  }
+  /** What a picture of this view shows, for whom it is all there is. */
+  heading() {
+    const {mode, sinks} = this.state, rows = this.rows(), {tokens, question} = this.looks, shown = ["a", "b"].includes(mode) ? [mode] : this.sides();
+    const words = rows.length > 1 ? ": " + rows.slice(0, 30).map(r => flat(tokens[r].text).trim()).join(" ") + (rows.length > 30 ? " \u2026" : "") : "";
+    return [`Attention${sinks ? " without sinks" : ""}: ${shown.map(w => this.caption(w)).join("; ")}`, this.spoken() + words,
+      "Question: " + flat(question).slice(0, 300)];
   }
   drawLabel(pen, name, note, x, y, box) {
     const size = box.w < 150 ? 9 : 11;
     pen.font = `${size}px ${FONT}`;
-    const text = shortened(pen, box.w < 200 ? name.replace("CAM_", "").replace("_", " ") : name, Math.max(30, box.w - 14 - pen.measureText(note).width)) + "  " + note;
+    const text = shortened(pen, box.w < 200 ? name.replace("CAM_", "").replace("_", " ") : name,
+      Math.max(30, box.w - 14 - pen.measureText(note).width)) + "  " + note;
     pen.fillStyle = "rgba(20,24,28,.82)"; pen.fillRect(x, y, pen.measureText(text).width + 8, size + 6);
     pen.fillStyle = "#fff"; pen.textBaseline = "top"; pen.fillText(text, x + 4, y + 3); pen.textBaseline = "alphabetic";
   }
@@ -600,7 +687,9 @@ class AttentionView {
       const [l, t, r, b] = boxOf(o);
       const lines = () => { pen.strokeRect(x + l * box.w, y + t * box.h, (r - l) * box.w, (b - t) * box.h); };
       pen.strokeStyle = "rgba(0,0,0,.75)"; pen.lineWidth = 3; lines(); pen.strokeStyle = "#fff"; pen.lineWidth = 1.2; lines();
-      const size = box.w < 200 ? 8 : 10, high = size + 2, at = name => { const w = pen.measureText(name).width + 4; return [Math.max(x, Math.min(x + l * box.w, x + box.w - w)), Math.min(y + b * box.h + 1, y + box.h - high), w]; };
+      const size = box.w < 200 ? 8 : 10, high = size + 2,
+        at = name => { const w = pen.measureText(name).width + 4;
+        return [Math.max(x, Math.min(x + l * box.w, x + box.w - w)), Math.min(y + b * box.h + 1, y + box.h - high), w]; };
       pen.font = `${size}px ${FONT}`;
       const free = ([tx, ty, w]) => w <= box.w * 0.7 && placed.every(([px, py, pw]) => tx >= px + pw || px >= tx + w || ty >= py + high || py >= ty + high);
       const name = free(at(o.label)) ? o.label : String(k + 1), [tx, ty, w] = at(name);
@@ -610,28 +699,34 @@ class AttentionView {
   }
   /** The vehicle from above: into each camera's field of view a wedge as long as its share. */
   drawVehicle(pen, {x, y, w, h}, cells, colour) {
-    const cx = x + w / 2, cy = y + h / 2, r = Math.min(w, h) * 0.47, shares = this.looks.cameras.map((_, p) => cells ? this.common.on(cells, p) : 0), most = Math.max(1e-9, ...shares.map(Math.abs));
+    const cx = x + w / 2, cy = y + h / 2, r = Math.min(w, h) * 0.47, shares = this.looks.cameras.map((_, p) => cells ? this.common.on(cells, p) : 0),
+      most = Math.max(1e-9, ...shares.map(Math.abs));
     this.looks.cameras.forEach((camera, p) => {
       const [yaw, fov] = VIEWS[camera.name], mid = -Math.PI / 2 - yaw * Math.PI / 180, half = fov * Math.PI / 360;
       const wedge = radius => { pen.beginPath(); pen.moveTo(cx, cy); pen.arc(cx, cy, radius, mid - half, mid + half); pen.closePath(); };
       wedge(r); pen.strokeStyle = "rgba(128,136,148,.5)"; pen.lineWidth = 1; pen.stroke();
-      wedge(r * Math.abs(shares[p]) / most); pen.fillStyle = colour || `rgb(${shares[p] > 0 ? MORE : LESS})`; pen.globalAlpha = 0.75; pen.fill(); pen.globalAlpha = 1;
+      wedge(r * Math.abs(shares[p]) / most); pen.fillStyle = colour || `rgb(${shares[p] > 0 ? MORE : LESS})`; pen.globalAlpha = 0.75; pen.fill();
+        pen.globalAlpha = 1;
     });
-    pen.fillStyle = "#30363d"; pen.fillRect(cx - r * 0.1, cy - r * 0.2, r * 0.2, r * 0.4); pen.fillStyle = "#9fb3c8"; pen.fillRect(cx - r * 0.07, cy - r * 0.13, r * 0.14, r * 0.08);
+    pen.fillStyle = "#30363d"; pen.fillRect(cx - r * 0.1, cy - r * 0.2, r * 0.2, r * 0.4); pen.fillStyle = "#9fb3c8";
+      pen.fillRect(cx - r * 0.07, cy - r * 0.13, r * 0.14, r * 0.08);
   }
   drawPatches(pen, panel) {
     const outline = (model, token, colour, dash) => {
-      const m = this.looks.model(model), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4), box = panel.boxes[m.picture[token]];
-      pen.setLineDash(dash); pen.lineWidth = 2; pen.strokeStyle = colour; pen.strokeRect(panel.x + box.x + l * box.w + 1, panel.y + box.y + t * box.h + 1, (r - l) * box.w - 2, (b - t) * box.h - 2); pen.setLineDash([]);
+      const m = this.looks.model(model), [l, t, r, b] = tokenBox(m, token), box = panel.boxes[m.picture[token]];
+      pen.setLineDash(dash); pen.lineWidth = 2; pen.strokeStyle = colour;
+        pen.strokeRect(panel.x + box.x + l * box.w + 1, panel.y + box.y + t * box.h + 1, (r - l) * box.w - 2, (b - t) * box.h - 2); pen.setLineDash([]);
     };
     const side = panel.what === "b" ? "b" : "a", look = this.side(side), {model} = look;
     if (this.state.sinks) this.looks.sink(look).forEach((mark, v) => { if (mark) outline(model, v, "rgba(255,255,255,.8)", [3, 3]); });
-    for (const [patch, colour] of [...this.chosen().map(p => [p, "#ff3b6b"]), [this.hover.patch, "#fff"]]) if (patch) { const token = this.tokenAt(side, patch); if (token != null) outline(model, token, colour, []); }
+    for (const [patch, colour] of [...this.chosen().map(p => [p, "#ff3b6b"]),
+      [this.hover.patch, "#fff"]]) if (patch) { const token = this.tokenAt(side, patch); if (token != null) outline(model, token, colour, []); }
   }
   /** Labels say so where they are not parts of what the table below divides. */
   ofRow() { return this.state.norm === "row" && this.state.method !== "gradient" ? " of row" : ""; }
   drawBar(pen, ink) {
-    const {mode, b, method, norm} = this.state, {width, height} = this.shape, w = Math.min(170, width / 3), per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
+    const {mode, b, method, norm} = this.state, {width, height} = this.shape, w = Math.min(170, width / 3),
+      per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
     const strip = (y, lut, low, high, text) => {
       pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, 0, y + 6);
       const from = pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
@@ -640,16 +735,20 @@ class AttentionView {
       pen.fillStyle = ink; pen.fillText(shortened(pen, `${high} ${text}`, width - from - w - 5), from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
     const unit = method === "gradient" || norm === "pictures" ? "of what is on the pictures" : "of the row";
-    if (["a", "b"].some(w => [w, "all"].includes(mode) && this.now[w])) strip(height - (mode === "all" ? 38 : 20), this.lut, "0", percent(this.top, 2) + "+", `${unit}, ${per}${b ? "; one scale for both" : ""}`);
-    if (["all", "difference"].includes(mode) && this.now.difference) strip(height - 20, this.diverging, signed(-this.topDifference), signed(this.topDifference), `difference, points ${unit}, ${per}`);
+    if (["a", "b"].some(w => [w, "all"].includes(mode) && this.now[w])) strip(height - (mode === "all" ? 38 : 20), this.lut, "0",
+      percent(this.top, 2) + "+", `${unit}, ${per}${b ? "; one scale for both" : ""}`);
+    if (["all", "difference"].includes(mode) && this.now.difference) strip(height - 20, this.diverging, signed(-this.topDifference),
+      signed(this.topDifference), `difference, points ${unit}, ${per}`);
   }
 
   // --- words, bars, tables
 
   showWords() {
-    const patch = this.hover.patch || this.state.patch, rows = new Set(this.state.rows), s = this.state, side = s.mode === "b" ? "b" : "a", token = patch && this.tokenAt(side, patch);
+    const patch = this.hover.patch || this.state.patch, rows = new Set(this.state.rows), s = this.state, side = this.lead,
+      token = patch && this.tokenAt(side, patch);
     const look = this.side(side), one = i => { const v = this.looks.row(look, i); return v && sum(v); };
-    const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
+    const values = this.looks.tokens.map(token != null ? (_, i) => this.looks.at(look, i, token) : s.shade !== "pictures" && this.distances
+      ? (_, i) => this.distances[i] && this.distances[i][s.shade] : (_, i) => one(i));
     const top = token == null && s.shade === "pictures" && s.method !== "gradient" ? 1 : Math.max(1e-9, ...values.filter(v => v != null));
     if (!rows.has(this.stopped)) this.stop(s.rows[0]);
     this.ui.words.classList.toggle("dk-many", rows.size > 1);
@@ -660,39 +759,53 @@ class AttentionView {
     });
   }
   showBars() {
-    const s = this.state, both = ["a", "b"].filter(w => this.now[w]);
-    if (both.length) this.showShares(both); else this.bars.replaceChildren();
-    const mixes = ["a", "b"].filter(w => s[w]).map(w => [w, s.method === "attention" && this.side(w).head == null ? this.looks.shares(s[w], this.side(w).layers, this.rows()) : null]).filter(([, m]) => m);
-    const part = (x, i) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: ["pictures", "text", "first token (sink)"][i] + " " + percent(x)}, x > 0.13 ? ["pictures ", "text ", "sink "][i] + percent(x) : "");
-    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${percent(m[0])} pictures, ${percent(m[1])} text, ${percent(m[2])} first token`},
-      el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), ...m.map(part))) ] : []);
+    if (this.known.length) this.showShares(this.known); else this.bars.replaceChildren();
+    const mixes = this.sides().map(w => [w, this.looks.shares(this.side(w), this.rows())]).filter(([, m]) => m),
+      names = ["pictures", "text", "first token (a sink of its own)"];
+    const all = m => m.map((x, i) => `${m.length === 2 && i ? "rest" : names[i]} ${percent(x)}`),
+      part = (x, i, m) => el("i", {class: "dk-mix" + i, style: `flex:${Math.max(0, x).toFixed(4)}`, title: all(m)[i]}, x > 0.13 ? all(m)[i] : "");
+    const bar = ([w, m]) => el("div", {class: "dk-mix", role: "img", "aria-label": `${this.who(w)}: ${all(m).join(", ")}`},
+      el("span", {class: "dk-mixname", title: this.who(w)}, this.who(w)), m.map(part));
+    const legend = mixes.some(([, m]) => m.length === 2) ? "rest: text and first token, told apart for the mean of heads only"
+      : names.map((name, i) => el("span", {class: "dk-mix" + i}, name));
+    this.mix.replaceChildren(...mixes.length ? [el("h3", {}, "Where the row goes"), ...mixes.map(bar), el("div", {class: "dk-legend"}, legend)] : []);
   }
   /** Of the sides that have a map. */
   showShares(both) {
     const s = this.state, shares = both.map(w => this.looks.cameras.map((_, p) => this.common.on(this.now[w], p)));
-    const totals = shares.map(sum), bar = (w, x) => el("td", {class: "dk-bar", "data-share": x}, el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x)));
-    const rows = this.looks.cameras.map((c, p) => el("tr", {}, el("td", {}, c.name), ...both.map((w, i) => bar(w, totals[i] > 0 ? shares[i][p] / totals[i] : 0))));
-    this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"), el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"), ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
-      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"}, `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
+    const totals = shares.map(sum), bar = (w, x) => el("td", {class: "dk-bar", "data-share": x},
+      el("i", {class: "dk-" + w, style: `width:${(100 * x).toFixed(1)}%`}), el("span", {}, percent(x)));
+    const names = Object.keys(LAYOUTS.panorama), {cameras} = this.looks,
+      order = cameras.map((_, p) => p).sort((x, y) => names.indexOf(cameras[x].name) - names.indexOf(cameras[y].name));
+    const rows = order.map(p => el("tr", {}, el("td", {}, cameras[p].name), ...both.map((w, i) => bar(w, totals[i] > 0 ? shares[i][p] / totals[i] : 0))));
+    this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"),
+      el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"),
+      ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
+      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"},
+        `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
   }
   showScores() {
     const s = this.state, L = this.looks;
     if (!L.objects.length || !s.objects || !this.now.a && !this.now.b) { this.scores.replaceChildren(); return; }
-    const both = ["a", "b"].filter(w => this.now[w]), norm = w => { const t = sum(this.now[w]); return this.tables(t > 0 ? this.now[w].map(x => x / t) : this.now[w]); }, inside = both.map(norm);
-    const bare = both.map(w => { const c = this.cells(w, this.rows(), !s.sinks), t = sum(c); return this.tables(t > 0 ? c.map(x => x / t) : c); });
-    const rows = L.objects.map((o, k) => {
+    const both = this.known, parts = cells => { const t = sum(cells); return this.tables(t > 0 ? cells.map(x => x / t) : cells); };
+    const inside = both.map(w => parts(this.now[w])), bare = both.map(w => parts(this.cells(w, this.rows(), !s.sinks)));
+    const without = s.sinks ? "with" : "without", rows = L.objects.map((o, k) => {
       const found = inside.map(t => grounding(t, boxOf(o), o.picture)), other = bare.map(t => t[o.picture](boxOf(o)));
       const box = boxOf(o), look = () => this.point(this.centre({picture: o.picture, x: (box[0] + box[2]) / 2, y: (box[1] + box[3]) / 2}), true);
       const title = `${o.label} on ${L.cameras[o.picture].name}; ${percent(areaOf(box) / L.cameras.length, 2)} of the pictures' area`;
       return el("tr", {"data-object": k}, el("td", {}, button(`${k + 1} ${o.label}`, look, {class: "dk-link", "data-focus": "object " + k, title})),
-        ...found.flatMap((f, i) => [el("td", {title: `${s.sinks ? "with" : "without"} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`}, percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
+        ...found.flatMap((f, i) => [el("td", {title: `${without} sinks ${percent(other[i])}; a box of this size holds ${percent(f.random)} on average`},
+          percent(f.mass)), el("td", {}, "\u00d7" + f.lift.toFixed(1)), el("td", {}, percent(f.beats, 0))]));
     });
     const old = this.scores.querySelector(".dk-scroll"), from = old ? old.scrollTop : 0;
     const names = both.map(w => el("th", {colspan: 3, title: this.who(w)}, el("span", {class: "dk-name"}, this.who(w))));
-    const columns = [["mass", "share of the attention on pictures that lies in the box"], ["lift", "mass divided by the box's share of the area"], ["beats", "part of 300 boxes of this size, anywhere, that hold less; as much counts half"]];
-    const head = el("thead", {}, el("tr", {}, el("th", {}, ""), ...names), el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => columns.map(([text, title]) => el("th", {title}, text)))));
+    const columns = [["mass", "share of the attention on pictures that lies in the box"], ["lift", "mass divided by the box's share of the area"],
+      ["beats", "part of 300 boxes of this size, anywhere, that hold less; as much counts half"]];
+    const head = el("thead", {}, el("tr", {}, el("th", {}, ""), ...names),
+      el("tr", {}, el("th", {}, "object"), ...both.flatMap(() => columns.map(([text, title]) => el("th", {title}, text)))));
     keepFocus(this.scores, () => this.scores.replaceChildren(el("h3", {}, `Grounding: is the gaze on the object? ${L.objects.length} objects`),
-      el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"}, el("table", {class: "dk-scores"}, head, el("tbody", {}, rows)))));
+      el("div", {class: "dk-scroll", tabindex: 0, role: "region", "aria-label": "grounding of all objects"},
+        el("table", {class: "dk-scores"}, head, el("tbody", {}, rows)))));
     this.scores.querySelector(".dk-scroll").scrollTop = from;
   }
   showList() {
@@ -702,30 +815,35 @@ class AttentionView {
     if (!d) { this.list.replaceChildren(); return; }
     const known = this.looks.tokens.map((token, row) => ({token, row, place: row, ...d[row]})).filter(r => d[r.row]), order = s.ascending ? 1 : -1;
     known.sort((x, y) => order * (s.sort === "token" ? x.token.text.localeCompare(y.token.text) : x[s.sort] - y[s.sort]) || x.row - y.row);
-    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")], ["b", "by " + this.who("b")]].map(([key, text]) => {
-      const own = s.sort === key, sort = () => this.change({sort: key, ascending: own ? !s.ascending : key === "place"}, true), title = ["a", "b"].includes(key) ? "part of the row on the pictures: " + text : "";
-      return el("th", {"aria-sort": own ? (s.ascending ? "ascending" : "descending") : "none"}, button(text + (own ? (s.ascending ? " \u25b4" : " \u25be") : ""), sort, {class: "dk-link", "data-sort": key, "data-focus": "sort " + key, title}));
+    const head = [["place", "token"], ["kl", "KL"], ["js", "JS"], ["mse", "MSE"], ["a", "seen by " + this.who("a")],
+      ["b", "by " + this.who("b")]].map(([key, text]) => {
+      const own = s.sort === key, sort = () => this.change({sort: key, ascending: own ? !s.ascending : key === "place"}, true),
+        title = ["a", "b"].includes(key) ? "part of the row on the pictures: " + text : "";
+      return el("th", {"aria-sort": own ? (s.ascending ? "ascending" : "descending") : "none"},
+        button(text + (own ? (s.ascending ? " \u25b4" : " \u25be") : ""), sort, {class: "dk-link", "data-sort": key, "data-focus": "sort " + key, title}));
     });
-    const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length), cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)], line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
+    const mean = key => known.reduce((t, r) => t + r[key], 0) / Math.max(1, known.length),
+      cells = r => [r.kl.toFixed(2), r.js.toFixed(2), r.mse.toExponential(1), percent(r.a), percent(r.b)],
+      line = (cells, row) => el("tr", row != null ? {"data-row": row} : {}, cells.map(c => el("td", {}, c)));
     const stop = known.find(r => r.row === this.listed) || known[0];  // the table is one stop of the Tab key; arrows go through its rows
-    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]), {class: "dk-link", "data-focus": "row " + r.row, title: r.token.role, tabIndex: r === stop ? 0 : -1});
-    keepFocus(this.list, () => this.list.replaceChildren(el("table", {class: "dk-distances"}, el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
-      el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]), known.map(r => line([word(r), ...cells(r)], r.row))))));
+    const word = r => button(el("bdi", {}, r.token.role === "prompt" ? "\u25b8" : r.token.text.trim() || "\u21b5"), () => this.select([r.row]),
+      {class: "dk-link", "data-focus": "row " + r.row, title: r.token.role, tabIndex: r === stop ? 0 : -1});
+    keepFocus(this.list, () => this.list.replaceChildren(el("table", {class: "dk-distances"},
+      el("caption", {class: "dk-hidden"}, "distance of the second model's map from the first's, by token"), el("thead", {}, el("tr", {}, head)),
+      el("tbody", {}, line(["mean", ...cells(Object.fromEntries(["kl", "js", "mse", "a", "b"].map(k => [k, mean(k)])))]),
+        known.map(r => line([word(r), ...cells(r)], r.row))))));
   }
   showReadout() {
-    const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, rows = this.rows(), said = rows.length === 1 ? L.tokens[rows[0]] : null, parts = [];
-    parts.push(said ? `${said.role === "prompt" ? "Before the answer" : `${said.role} token \u201c${said.text.replace(/\n/g, "\u21b5")}\u201d`} (${rows[0] + 1} of ${L.tokens.length})` : `Mean of ${rows.filter(r => this.looks.row(this.side(s.mode === "b" ? "b" : "a"), r)).length} tokens`);
-    for (const w of ["a", "b"]) if (this.now[w]) {
+    const s = this.state, L = this.looks, patch = this.hover.patch || s.patch, parts = [this.spoken()];
+    for (const w of this.known) {
       const cells = this.now[w], shares = L.cameras.map((c, p) => [c.name, this.common.on(cells, p)]).sort((x, y) => y[1] - x[1]), total = sum(cells);
       parts.push(`${this.caption(w)}: most on ${shares[0][0]}, ${percent(total > 0 ? shares[0][1] / total : 0)} of what is on the pictures`);
       const gap = this.common.unseen(s[w]); if (gap > 0.001) parts.push(`${percent(gap)} of the pictures have no token of it`);
     }
     const gone = new Map();  // what both sides lack is said once
-    for (const w of ["a", "b"]) if (s[w] && !this.now[w]) { const why = this.missing(w); gone.set(why, [...gone.get(why) || [], this.who(w)]); }
+    for (const w of this.sides()) if (!this.now[w]) { const why = this.missing(w); gone.set(why, [...gone.get(why) || [], this.who(w)]); }
     for (const [why, names] of gone) parts.push(`${names.join(" and ")}: ${why}`);
-    const whole = s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row", hidden = ({count, mass}) => count ? `${count} sink${count > 1 ? "s" : ""} hidden: ${percent(mass, 0)} of ${whole}` : "no sinks";
-    const sunk = s.sinks ? ["a", "b"].filter(w => this.now[w]).map(w => `${this.who(w)}: ${hidden(this.sunk(w, rows))}`) : [];
-    this.sinksText.textContent = sunk.join("; ");
+    const sunk = this.showSinks();
     if (patch) {
       const cell = this.numbers(patch);
       if (this.chosen().length > 1) parts.push(`${this.chosen().length} patches are kept`);
@@ -737,27 +855,43 @@ class AttentionView {
     this.showAblation();
     if (this.hover.row == null && !this.hover.patch) this.box.say([text, ...sunk].join(" "));
   }
+  /** What counts as a sink, what hiding takes away, and of which objects. */
+  showSinks() {
+    const s = this.state, rows = this.rows(), whole = s.method === "gradient" ? "what is on the pictures" : rows.length > 1 ? "these rows" : "this row";
+    const told = w => {
+      const found = this.sunk(w, rows), look = this.side(w),
+        over = found ? this.looks.covered(look).map(o => `${o.label} (${this.looks.cameras[o.picture].name})`) : [];
+      if (!found || !found.count) return found ? "no sinks" : "not recorded";
+      return `${found.count} sink${found.count > 1 ? "s" : ""} hidden: ${percent(found.mass, 0)} of ${whole}` + (over.length
+        ? `. \u26a0 Hidden patches lie in the box of ${over.join(", ")}` : "");
+    };
+    const sunk = s.sinks ? this.sides().map(w => `${this.who(w)}: ${told(w)}`) : [];
+    this.sinksText.replaceChildren(...s.sinks ? [el("div", {}, el("i"), SINK), ...sunk.map(text => el("div", {}, text))] : []);
+    return sunk;
+  }
   numbers(patch) {
     const out = {}, {picture, x, y, w: wide, h} = patch;  // both models over one rectangle: their tokens differ in area
-    for (const w of ["a", "b"]) if (this.now[w]) out[w] = this.tables(this.now[w])[picture]([x - wide / 2, y - h / 2, x + wide / 2, y + h / 2]);
+    for (const w of this.known) out[w] = this.tables(this.now[w])[picture]([x - wide / 2, y - h / 2, x + wide / 2, y + h / 2]);
     const text = Object.entries(out).map(([w, x]) => `${this.who(w)} ${percent(x, 2)}`);
     return out.a != null && out.b != null ? [...text, `difference ${signed(out.b - out.a)} points`] : text;
   }
   /** The kept patches, each token once. */
   chosen() {
-    const {patch, kept} = this.state, side = this.state.mode === "b" ? "b" : "a", seen = new Set();
+    const {patch, kept} = this.state, side = this.lead, seen = new Set();
     return [...kept, patch].filter(p => { const token = p && this.tokenAt(side, p); return token != null && !seen.has(token) && seen.add(token); });
   }
   showAblation() {
-    const side = this.state.mode === "b" ? "b" : "a", model = this.state[side], m = this.looks.model(model), tokens = this.channel.ask ? this.chosen().map(p => this.tokenAt(side, p)) : [];
+    const side = this.lead, model = this.state[side], m = this.looks.model(model),
+      tokens = this.channel.ask ? this.chosen().map(p => this.tokenAt(side, p)) : [];
     const key = tokens.length ? [model, ...tokens].join() : null; if (this.ablationKey === key) return; this.ablationKey = key;
     if (key == null) { this.ablation.replaceChildren(); return; }
     const there = this.channel.options.models || this.looks.models.map(m => m.name);
-    if (!there.includes(model)) { this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), el("p", {class: "dk-result"}, `The kernel has no ${this.title(m)} to ask again; it has ${there.join(", ") || "none"}. Hand it to \u201cablation\u201d, or look at one of these.`)); return; }
+    if (!there.includes(model)) { this.ablation.replaceChildren(el("h3", {}, "Does it matter?"),
+      el("p", {class: "dk-result"}, `The kernel has no ${this.title(m)} to ask again; it has ${there.join(", ") || "none"}. Hand it to \u201cablation\u201d, or look at one of these.`)); return; }
     const result = el("p", {class: "dk-result", "aria-live": "polite"});
     const ask = async () => {
       result.textContent = "asking\u2026";
-      tell(await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...m.boxes.subarray(4 * t, 4 * t + 4)])}));
+      tell(await this.channel.ask({kind: "ablate", model, boxes: tokens.map(t => [m.picture[t], ...tokenBox(m, t)])}));
     };
     const tell = reply => {
       if (reply.late) reply.late.then(tell).catch(this.box.fail);
@@ -765,7 +899,9 @@ class AttentionView {
       const {before, after} = reply, said = before.reply === after.reply ? "Same answer" : `\u201c${before.reply}\u201d becomes \u201c${after.reply}\u201d`;
       result.textContent = `${said}; the answer read along costs ${before.loss.toFixed(3)} \u2192 ${after.loss.toFixed(3)} nats per token.`;
     };
-    this.ablation.replaceChildren(el("h3", {}, "Does it matter?"), button(`Grey ${tokens.length > 1 ? `these ${tokens.length} patches` : "this patch"} and ask ${this.title(m)} again`, () => ask().catch(this.box.fail), {class: "dk-ablate"}), result);
+    this.ablation.replaceChildren(el("h3", {}, "Does it matter?"),
+      button(`Grey ${tokens.length > 1 ? `these ${tokens.length} patches` : "this patch"} and ask ${this.title(m)} again`,
+      () => ask().catch(this.box.fail), {class: "dk-ablate"}), result);
   }
 
   // --- pointing
@@ -774,13 +910,14 @@ class AttentionView {
     const m = this.state[side] && this.looks.model(this.state[side]);
     let best = null, least = 9;
     if (m) for (let v = 0; v < m.count; v++) if (m.picture[v] === picture && (this.state.part === "overview") === Boolean(m.overview[v])) {
-      const [l, t, r, b] = m.boxes.subarray(4 * v, 4 * v + 4), area = (r - l) * (b - t);
+      const [l, t, r, b] = tokenBox(m, v), area = (r - l) * (b - t);
       if (x >= l && x <= r && y >= t && y <= b && area < least) { best = v; least = area; }
     }
     return best;
   }
   patchAt(event) {
-    const rect = this.canvas.getBoundingClientRect(), px = (event.clientX - rect.left) * this.shape.width / rect.width, py = (event.clientY - rect.top) * this.shape.height / rect.height;
+    const rect = this.canvas.getBoundingClientRect(), px = (event.clientX - rect.left) * this.shape.width / rect.width,
+      py = (event.clientY - rect.top) * this.shape.height / rect.height;
     for (const panel of this.panels) for (const [picture, box] of panel.boxes.entries()) {
       const x = (px - panel.x - box.x) / box.w, y = (py - panel.y - box.y) / box.h;
       if (x >= 0 && x < 1 && y >= 0 && y < 1) return this.centre({picture, x, y});
@@ -788,9 +925,9 @@ class AttentionView {
     return null;
   }
   centre(patch) {
-    const side = this.state.mode === "b" ? "b" : "a", token = this.tokenAt(side, patch);
+    const side = this.lead, token = this.tokenAt(side, patch);
     if (token == null) return null;
-    const m = this.looks.model(this.state[side]), [l, t, r, b] = m.boxes.subarray(4 * token, 4 * token + 4);
+    const m = this.looks.model(this.state[side]), [l, t, r, b] = tokenBox(m, token);
     return {picture: patch.picture, x: (l + r) / 2, y: (t + b) / 2, w: r - l, h: b - t};
   }
   /** One patch on; over the edge of a picture lies its neighbour in the layout. */
@@ -809,17 +946,18 @@ class AttentionView {
     on(this.canvas, "pointermove", e => { const p = this.patchAt(e), q = this.hover.patch; if (JSON.stringify(p) !== JSON.stringify(q)) this.point(p); });
     on(this.canvas, "pointerleave", () => this.point(null));
     on(this.canvas, "click", e => {
-      const p = this.patchAt(e), same = q => JSON.stringify(p) === JSON.stringify(q), all = this.chosen(), others = all.filter(q => !same(q)), had = others.length < all.length;
+      const p = this.patchAt(e), same = q => JSON.stringify(p) === JSON.stringify(q), all = this.chosen(), others = all.filter(q => !same(q)),
+        had = others.length < all.length;
       if (e.shiftKey && p) { this.state.kept = others.slice(0, had ? -1 : undefined); this.point(had ? others.at(-1) || null : p, true); }
       else { this.state.kept = []; this.point(had && all.length === 1 ? null : p, true); }
     });
     on(this.canvas, "keydown", e => {
       const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key];
-      if (move && !e.altKey && !e.ctrlKey && !e.metaKey) { this.step(...move); e.preventDefault(); e.stopPropagation(); }
+      if (move && !chord(e)) { this.step(...move); taken(e); }
       if (e.key === "Enter") {  // the next arrow leaves this one where it is
         const p = this.hover.patch || this.state.patch || this.centre({picture: 0, x: 0.5, y: 0.5});
         if (p) { this.state.kept = [...this.chosen(), p]; this.point(p, true); }
-        e.preventDefault(); e.stopPropagation();
+        taken(e);
       }
     });
     on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
@@ -836,11 +974,15 @@ class AttentionView {
     });
     on(this.list, "keydown", e => {
       const all = listed(), at = all.indexOf(e.target), to = all[{ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: all.length - 1}[e.key]];
-      if (at >= 0 && to && !e.ctrlKey && !e.metaKey && !e.altKey) { to.focus(); e.preventDefault(); e.stopPropagation(); }
+      if (at >= 0 && to && !chord(e)) { to.focus(); taken(e); }
     });
     on(this.box.root, "keydown", e => this.key(e));
   }
-  peek(row) { if (row !== this.hover.row) { this.hover.row = row; this.show(); } }
+  peek(row) {
+    if (row === this.hover.row) return;
+    this.aside.style.minHeight = row == null ? "" : this.aside.offsetHeight + "px";  // a row with less to say moves nothing
+    this.hover.row = row; this.show();
+  }
   pick(row, e) {
     const rows = this.state.rows;
     if (e.shiftKey) { const from = rows[0]; this.select(Array.from({length: Math.abs(row - from) + 1}, (_, i) => Math.min(row, from) + i)); }
@@ -853,58 +995,90 @@ class AttentionView {
   stop(row) { this.stopped = row; this.chips.forEach((chip, i) => { chip.tabIndex = i === row ? 0 : -1; }); }
   wordKey(e) {
     const chip = e.target.closest(".dk-token");
-    if (!chip || e.ctrlKey || e.metaKey || e.altKey) return;
-    const all = this.chips.map((_, i) => i), at = all.indexOf(Number(chip.dataset.row)), to = {ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1, Enter: at, " ": at}[e.key];
+    if (!chip || chord(e)) return;
+    const all = this.chips.map((_, i) => i), at = all.indexOf(Number(chip.dataset.row)),
+      to = {ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1, Enter: at, " ": at}[e.key];
     if (e.key === "ArrowUp" || e.key === "ArrowDown") this.layer(e.key === "ArrowUp" ? 1 : -1);
     else if (to === undefined) return;
-    else if (all[to] !== undefined) { const row = all[to]; if (e.shiftKey) this.select([...new Set([...this.state.rows, row])]); else this.select([row]); this.rove(row); }
-    e.preventDefault(); e.stopPropagation();
+    else if (all[to] !== undefined) { const row = all[to]; if (e.shiftKey) this.select([...new Set([...this.state.rows, row])]);
+      else this.select([row]); this.rove(row); }
+    taken(e);
   }
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
+    if (chord(e) || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
     const s = this.state, modes = s.b ? ["a", "b", "difference", "all"] : ["a"], cycle = (values, now) => values[(values.indexOf(now) + 1) % values.length];
-    const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}, true), a: () => this.select(this.looks.tokens.map((_, i) => i)), s: () => this.change({sinks: !s.sinks}, true),
-      o: () => this.change({objects: !s.objects}, true), l: () => { s.layout = cycle(Object.keys(LAYOUTS), s.layout); this.fit(); this.renew(); this.tell(); }, c: () => this.change({colours: cycle(Object.keys(MAPS), s.colours)}, true),
-      p: () => this.keep(), "?": () => this.help(), Escape: () => { this.hover = {row: null, patch: null}; this.state.kept = []; this.point(null, true); }}[e.key] || (modes[Number(e.key) - 1] && (() => this.change({mode: modes[Number(e.key) - 1]}, true)));
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}, true),
+      a: () => this.select(this.looks.tokens.map((_, i) => i)), s: () => this.change({sinks: !s.sinks}, true),
+      o: () => this.change({objects: !s.objects}, true),
+        l: () => { s.layout = cycle(Object.keys(LAYOUTS), s.layout); this.fit(); this.renew(); this.tell(); },
+        c: () => this.change({colours: cycle(Object.keys(MAPS), s.colours)}, true),
+      p: () => this.keep(), "?": () => this.help(),
+        Escape: () => { this.hover = {row: null, patch: null}; this.state.kept = []; this.point(null, true); }}[e.key]
+        || (modes[Number(e.key) - 1] && (() => this.change({mode: modes[Number(e.key) - 1]}, true)));
+    if (run) { run(); taken(e); }
   }
   help() { tellKeys(this.box, KEYS); }
   about() {
-    const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b));
+    const L = this.looks, line = (a, b) => el("tr", {}, el("td", {}, a), el("td", {}, b)), list = numbers => numbers.map(n => n + 1).join(", "),
+      {record, capability, recipe, drivekd, ...rest} = L.source;
     const cut = m => (m.carried || []).length ? `; cuts ${m.carried.length} of ${L.tokens.length} tokens otherwise: these rows are means over its own tokens of the same characters` : "";
-    this.box.open("About this bundle", el("table", {class: "dk-keys"}, el("tbody", {}, Object.entries(L.source).map(([k, v]) => line(k, v)),
-      L.models.map(m => line(this.title(m), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens; ${m.revision}${cut(m)}`)),
-      L.maps.map(m => line("maps", `${m.model}, ${m.method}, ${m.head == null ? "mean over heads" : "head " + (m.head + 1)}: layers ${m.layers.map(l => l + 1).join(", ")}; ${m.rows.length} tokens`)))));
+    const maps = (m, method) => {
+      const own = L.maps.filter(x => x.model === m.name && x.method === method), heads = own.filter(x => x.head != null), mean = own.find(x => x.head == null);
+      const where = x => `${method === "rollout" ? "all layers" : "layers " + list(x.layers)}, ${x.rows.length} of ${L.tokens.length} tokens`;
+      return [mean && where(mean), heads.length && `heads ${list(heads.map(x => x.head))}: ${where(heads[0])}`].filter(Boolean).join("; ");
+    };
+    const facts = {record, "asks for": capability, "compared as in the recipe": recipe, "recorded by drivekd": drivekd, ...rest};
+    this.box.open("About this bundle", el("table", {class: "dk-keys"},
+      el("tbody", {}, Object.entries(facts).filter(([, v]) => v).map(([k, v]) => line(k, v)), L.models.map(m => [
+      line(el("b", {}, this.title(m)), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`),
+      ["attention", "rollout", "gradient"].map(method => [method, maps(m, method)]).filter(([, said]) => said).map(([method, said]) => line(method, said))]).flat(2))));
   }
   keep() {
-    const {width, height} = this.shape, canvas = el("canvas", {width: 2 * width + 40, height: 2 * height + 100}), pen = canvas.getContext("2d");
-    pen.fillStyle = getComputedStyle(this.box.root).backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height);
-    const view = el("canvas", {width: 2 * width, height: 2 * height});
-    this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, 60);
-    pen.fillStyle = getComputedStyle(this.box.root).color; pen.font = "24px " + FONT; pen.fillText(this.readout.textContent.split(". ")[0], 20, 38, 2 * width);
-    offerPicture(this.box, canvas, "attention.png", this.readout.textContent);
+    const {width, height} = this.shape, {root} = this.box, view = el("canvas", {width: 2 * width, height: 2 * height});
+    const head = pen => this.heading().reduce((y, line) => write(pen, line, 20, y + 34, 2 * width, "24px " + FONT, 30), 6),
+      low = head(canvasOf(root, 1, 1).pen) + 20;
+    const {canvas, pen} = canvasOf(root, 2 * width + 40, low + 2 * height + 20);
+    head(pen); this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, low);
+    offerPicture(this.box, canvas, "attention.png", this.heading().join(". "));
   }
 }
 
 const LOOK = `
-.dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers{color:var(--soft);font-size:12px;flex:1 1 180px}.dk-controls{margin:8px 0}.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
+.dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers{color:var(--soft);font-size:12px;flex:1 1 180px}.dk-controls{margin:8px 0}
+.dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
 .dk [hidden]{display:none}.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}
 .dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-height:min(13em,15vh);overflow-y:auto;flex:1}
 .dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}
-.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}.dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
-.dk-small{font-size:12px;margin-top:6px}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}.dk-list,.dk aside{contain:layout style}
-.dk-replies{color:var(--soft)}.dk-replies summary{list-style:none}.dk-replies .dk-long summary{cursor:pointer}.dk-long summary::after{content:"more";color:var(--hot)}.dk-long[open] summary::after{content:"less"}.dk .dk-replies [open] bdi{white-space:normal;overflow-wrap:anywhere}
+.dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}
+.dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
+.dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
+.dk-small{font-size:12px;margin-top:6px}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}
+.dk-sunk i{display:inline-block;width:14px;height:10px;border:1.5px dashed;margin-right:6px}.dk-list,.dk aside{contain:layout style}
+.dk-replies{color:var(--soft)}.dk-replies summary{list-style:none}.dk-replies .dk-long summary{cursor:pointer}
+.dk-long summary::after{content:"more";color:var(--hot)}.dk-long[open] summary::after{content:"less"}
+.dk .dk-replies [open] bdi{white-space:normal;overflow-wrap:anywhere}
 .dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
-.dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}.dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{min-height:3em;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
+.dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}
+.dk-stage canvas{display:block;touch-action:pan-y}
+.dk-readout{height:4.5em;overflow:auto;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}
+.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}
+.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
 @container (min-width:720px) and (max-width:1059px){.dk aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk .dk-scores .dk-link{max-width:16cqw}}
 @container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
-.dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}.dk-scroll{max-height:300px;overflow:auto}
-.dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
-.dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
-.dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
-.dk-mix .dk-mix0{background:#8cbbe6}.dk-mix .dk-mix1{background:#cfd5db}.dk-mix .dk-mix2{background:#f0bf86}.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
+.dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}
+.dk-scroll{max-height:300px;overflow:auto}
+.dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}
+.dk-name{display:inline-block;max-width:110px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}
+.dk-bar{position:relative;min-width:86px}.dk-bar i{position:absolute;left:0;top:3px;bottom:3px;border-radius:2px;opacity:.55}.dk-bar span{position:relative}
+.dk-a{background:#3b82c4}.dk-b{background:#e08a2e}
+.dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}
+.dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}
+.dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
+.dk .dk-mix0{background:#8cbbe6}.dk .dk-mix1{background:#cfd5db}.dk .dk-mix2{background:#f0bf86}.dk-legend{color:var(--soft);font-size:11px}
+.dk-legend span{color:#10151a;border-radius:3px;padding:0 4px;margin-right:6px}
+.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}
+.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
 .dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
 `;
 

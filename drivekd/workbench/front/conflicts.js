@@ -1,4 +1,4 @@
-// The gradient-conflict explorer: arithmetic first, then pieces of the picture, then one class for what is shown and pressed. Drawn as SVG.
+// The gradient-conflict explorer: arithmetic first, then pieces of the picture, then one class for what is shown and pressed. Drawn as SVG, with drawings.js.
 
 const CONFLICT = COLOURS[6], OTHERS = COLOURS[5], ROOM = 13;  // what fired; a pair without CE; pixels between two labels
 const KEYS = [["← →", "previous, next step"], ["Home End", "first, last step"], ["n", "next pair"], ["v", "all gradients: with their lengths, or directions only"], ["Tab", "cells of the matrix, meetings, arrows"], ["p", "picture of this view"], ["Esc", "close"], ["?", "this list"]];
@@ -139,7 +139,7 @@ class ConflictView {
 
   // --- a pair over the run
   get low() { return this.numbers[0]; }
-  get high() { return this.numbers.at(-1) || 1; }
+  get high() { return this.numbers.at(-1); }
   get limit() { const gaps = this.numbers.slice(1).map((n, i) => n - this.numbers[i]).sort((a, b) => a - b); return 1.5 * (gaps[gaps.length >> 1] || 1); }
   nearest(step) { return this.numbers.reduce((best, n, i) => Math.abs(n - step) < Math.abs(this.numbers[best] - step) ? i : best, 0); }
   anchored() { return this.state.pair.includes("ce") && !this.flat; }  // a flat method has CE among the gradients that it projects
@@ -164,8 +164,15 @@ class ConflictView {
     for (const s of this.steps) if (this.fired(s)) draw(this.time, "line", {x1: x(s.step), x2: x(s.step), y1: top - 6, y2: top + 4, stroke: CONFLICT, "stroke-width": 1.6, class: "fired"});
     const end = this.drawLengths(top + 8, x), here = x(this.steps[this.state.at].step);
     draw(this.time, "line", {x1: here, x2: here, y1: 22, y2: end, stroke: "var(--ink)", "stroke-dasharray": "3 3"});
-    this.time.setAttribute("viewBox", `0 0 ${wide} ${end + 6}`);
+    for (const step of this.marks()) {
+      draw(this.time, "line", {x1: x(step), x2: x(step), y1: end, y2: end + 5, stroke: "var(--soft)"});
+      draw(this.time, "text", {x: x(step), y: end + 18, "text-anchor": "middle", class: "soft tick"}, step);
+    }
+    draw(this.time, "text", {x: 40, y: end + 18, "text-anchor": "end", class: "soft"}, "step");
+    this.time.setAttribute("viewBox", `0 0 ${wide} ${end + 24}`);
   }
+  /** Round steps for the axis; a record of one step has that one. */
+  marks() { return this.high > this.low ? ticks(this.low, this.high, 10).filter(Number.isInteger) : [this.low]; }
   drawChart([title, lines], top, high, x) {
     const ink = this.state.pair.includes("ce") ? this.inks.get(this.state.pair.find(n => n !== "ce")) : OTHERS, points = lines.map(line => this.steps.map(s => [s.step, this.entry(s, line)]));
     const most = Math.max(...points.flat().map(([, v]) => Math.abs(v ?? 0))), reach = [.05, .2, .5].find(r => most <= r) || 1, y = v => top + 22 + high / 2 * (1 - v / reach);
@@ -296,12 +303,20 @@ class ConflictView {
       write(0, m.method === "recorded" ? "as recorded" : m.method, {"text-anchor": "start", style: m.method === "recorded" ? "font-weight:600" : ""});
       if (m.reason) { write(194, m.reason.slice(0, 130), {"text-anchor": "start", class: "soft"}); return; }
       m.descents.forEach((d, j) => {
-        draw(this.table, "rect", {x: 190 + j * width, y: y - 15, width: width - 3, height: 22, rx: 3, fill: tint(d < 0 ? Math.max(-1, d) : Math.min(1, d) * .6), stroke: "var(--line)"});
+        this.cell(190 + j * width, y - 15, width - 3, 22, d < 0 ? CONFLICT : this.inks.get(s.terms[j]), Math.abs(d));
         write(190 + (j + .5) * width, compact(d));
       });
       write(880, m.norm ? `${degrees(m.cosine).toFixed(0)}°` : "stands still"); write(1030, m.norm.toPrecision(2));
     });
-    this.table.setAttribute("viewBox", `0 0 1100 ${34 + 26 * s.methods.length}`);
+    const low = 36 + 26 * s.methods.length, say = (x, text) => draw(this.table, "text", {x, y: low + 11, class: "soft legend"}, text);
+    s.terms.forEach((t, j) => this.cell(190 + 18 * j, low, 15, 14, this.inks.get(t), 1));
+    const next = 196 + 18 * s.terms.length;
+    say(next, "this loss falls, full colour from 1 on"); this.cell(next + 250, low, 15, 14, CONFLICT, 1); say(next + 271, "it rises, full colour from \u22121 on");
+    this.table.setAttribute("viewBox", `0 0 1100 ${low + 20}`);
+  }
+  /** A field in the colour of what it is about, the stronger the more. */
+  cell(x, y, width, height, colour, much) {
+    draw(this.table, "rect", {x, y, width, height, rx: 3, fill: colour, "fill-opacity": (Math.min(1, much) * .5).toFixed(2), stroke: "var(--line)"});
   }
 
   // --- by hand
@@ -329,7 +344,7 @@ class ConflictView {
       const words = v.map(x => x.toFixed(1)).join(" "), name = ["ce", "perception", "planning"][i];
       const tip = draw(this.hand, "circle", {cx: 165 + 48 * v[0], cy: 165 - 48 * v[1], r: 13, fill: "transparent", tabindex: 0, role: "slider", "aria-label": name, "aria-valuenow": size(v).toFixed(1), "aria-valuetext": words, style: "cursor:grab", "data-arm": i, "data-focus": `arm ${i}`});
       on(tip, "pointerdown", e => { e.preventDefault(); this.dragged = i; this.hand.setPointerCapture(e.pointerId); });
-      on(tip, "keydown", e => { const turn = turns[e.key]; if (turn) { e.preventDefault(); e.stopPropagation(); this.arms[i] = this.bounded(plus(v, turn)); this.drawHand(); } });
+      on(tip, "keydown", e => { const turn = turns[e.key]; if (turn) { taken(e); this.arms[i] = this.bounded(plus(v, turn)); this.drawHand(); } });
     });
   }
 
@@ -357,10 +372,10 @@ class ConflictView {
     this.state.pair = pairs[(at + 1) % pairs.length]; this.choosePairMove(); this.paint();
   }
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || e.target === this.slider || e.target.closest?.(".dk-over")) return;
+    if (chord(e) || e.target === this.slider || e.target.closest?.(".dk-over")) return;
     const run = {ArrowLeft: () => this.go(this.state.at - 1), ArrowRight: () => this.go(this.state.at + 1), Home: () => this.go(0), End: () => this.go(this.steps.length - 1), n: () => this.nextPair(), p: () => this.keep(), "?": () => tellKeys(this.box, KEYS),
       v: () => { this.state.plane = this.state.plane === "lengths" ? "directions" : "lengths"; this.drawShadow(); }}[e.key];
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    if (run) { run(); taken(e); }
   }
   keep() { this.picture().then(sheet => offerPicture(this.box, sheet, `conflicts-step-${this.steps[this.state.at].step}.png`, this.live.textContent)).catch(this.box.fail); }
   /** All panels below each other. */

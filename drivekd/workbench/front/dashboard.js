@@ -1,5 +1,6 @@
-// The run dashboard: what there is to draw, then the drawing, then what is pressed. Fed by a snapshot, and by a kernel that reads on if there is one.
+// The run dashboard: what there is to draw, then the drawing, then what is pressed. Fed by a snapshot, and by a kernel that reads on if there is one; colours and ticks from drawings.js.
 
+const MEMORY = "main memory of the run's processes: now, or once it has ended its peak; accelerator: the most that tensors took";
 const SECTIONS = [["overview", "Overview"], ["losses", "Losses"], ["weights", "Weights"], ["cosines", "Cosines"], ["fired", "What fired"], ["machine", "Machine"], ["log", "Trainer\u2019s log"]];
 const BADGES = {running: "\u25b6", queued: "\u2026", ok: "\u2713", failed: "\u2715", killed: "\u2715", timeout: "\u2715", refused: "\u2298"};
 const EVERY = 2000;  // milliseconds between two looks of the kernel
@@ -60,14 +61,14 @@ const SHARE = {low: 0, high: 1, unit: "share"}, COSINE = {zero: true}, POSITIVE 
 
 const PANELS = {
   overview: s => [panel("loss", "Total loss, as minimised", POSITIVE), panel("losses/ce", "Answer loss (CE)", POSITIVE), panel("ce_share", "Share of CE in the gradient", SHARE),
-    panel("any/fired_stage1", "Stage 1 fired, share of capabilities", {...SHARE, flag: true}), panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory while watched, GB", {low: 0, own: true})],
+    panel("any/fired_stage1", "Stage 1 fired, share of capabilities", {...SHARE, flag: true}), panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory of the run's processes, GB", {low: 0, own: true})],
   losses: s => [panel("loss", "Total loss, as minimised", POSITIVE), ...starting(s, "losses").map(k => panel(k, "Loss: " + word(k), POSITIVE))],
   weights: s => [...starting(s, "loss_weights").map(k => panel(k, "Weight: " + word(k), {low: 0})), ...starting(s, "ratios").map(k => panel(k, "Weighted gradient of " + word(k) + " relative to CE", POSITIVE)),
     ...starting(s, "norms_unweighted").map(k => panel(k, "Gradient norm: " + word(k), POSITIVE))],
   cosines: s => [...starting(s, "cosines").map(k => panel(k, "Raw: " + word(k), {...COSINE, curves: [k, k.replace("cosines/", "cosines_stage1/")], note: "pale: before stage 1, strong: after"})),
     ...starting(s, "cosines_merged").map(k => panel(k, "Merged with CE: " + word(k), {...COSINE, curves: [k, k.replace("cosines_merged/", "cosines_stage2/")], note: "pale: before stage 2, strong: after"}))],
   fired: s => [...starting(s, "fired_stage1").map(k => panel(k, "Stage 1 on " + word(k), {...SHARE, flag: true})), ...starting(s, "fired_stage2").map(k => panel(k, "Stage 2: " + word(k), {...SHARE, flag: true})), panel("ce_share", "Share of CE in the gradient", SHARE)],
-  machine: s => [panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory while watched, GB", {low: 0, own: true}), panel("memory_gb", "Accelerator memory, peak so far, GB", {low: 0}), panel("seconds", "Seconds since the trainer began", {low: 0})],
+  machine: s => [panel("rate", "Steps per second", {low: 0}), panel("memory", "Main memory of the run's processes, GB", {low: 0, own: true}), panel("memory_gb", "Accelerator memory, peak so far, GB", {low: 0}), panel("seconds", "Seconds since the trainer began", {low: 0})],
   log: s => [...new Set(s.flatMap(x => Object.keys(x.log || {})))].map(k => panel("log/" + k, k.replace(/_/g, " "))),
 };
 
@@ -145,7 +146,7 @@ class Chart {
       this.stroke(pen, line, line.y, line.pale ? 0.4 : 1, 1.6);
     }
     pen.restore();
-    if (!this.lines.length) { pen.fillStyle = ink; pen.globalAlpha = 0.6; pen.textAlign = "center"; pen.fillText(this.spec.key === "memory" ? "measured while a run goes on here" : "nothing recorded", this.w / 2, this.h / 2); pen.globalAlpha = 1; }
+    if (!this.lines.length) { pen.fillStyle = ink; pen.globalAlpha = 0.6; pen.textAlign = "center"; pen.fillText(this.spec.key === "memory" ? "measured only while a run goes on, on its own machine" : "nothing recorded", this.w / 2, this.h / 2); pen.globalAlpha = 1; }
     this.describe();
   }
   axes(pen, ink, soft) {
@@ -285,7 +286,7 @@ class DashboardView {
 
   showRuns() {
     const all = this.all(), rows = this.listed.map(listed => this.runRow(listed, all.filter(s => s.run.name === listed.name)));
-    const table = el("table", {class: "dk-runtable"}, el("thead", {}, el("tr", {}, ["run", "state", "students", "step", "loss", "steps/s", "memory", "took"].map(t => el("th", {scope: "col"}, t)))), el("tbody", {}, rows.flat()));
+    const table = el("table", {class: "dk-runtable"}, el("thead", {}, el("tr", {}, ["run", "state", "students", "step", "loss", "steps/s", "memory", "took"].map(t => el("th", {scope: "col", title: t === "memory" ? MEMORY : ""}, t)))), el("tbody", {}, rows.flat()));
     keepFocus(this.table, () => this.table.replaceChildren(table));
   }
   runRow(listed, students) {
@@ -376,12 +377,12 @@ class DashboardView {
   // --- keys and pictures
 
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
+    if (chord(e) || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
     const onButton = e.target.tagName === "BUTTON", s = this.state, section = SECTIONS[Number(e.key) - 1];
     const run = {ArrowLeft: () => this.move(e.shiftKey ? -10 : -1), ArrowRight: () => this.move(e.shiftKey ? 10 : 1), Home: () => this.move(0, "Home"), End: () => this.move(0, "End"), "+": () => this.scale(0.5), "-": () => this.scale(2), 0: () => this.zoom(null),
       t: () => this.change({axis: this.byTime() ? "step" : "time", window: null}), l: () => this.change({log: !s.log}), m: () => this.change({smooth: {1: 5, 5: 21, 21: 1}[s.smooth]}), " ": this.live && !onButton ? () => this.hold() : null, p: () => this.keep(), "?": () => tellKeys(this.box, KEYS), Escape: () => this.point(null)}[e.key]
       || (section && (() => this.change({section: section[0]})));
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    if (run) { run(); taken(e); }
   }
   keep() {
     const columns = Math.min(3, this.charts.length) || 1, w = this.charts.length ? this.charts[0].w : 300, rows = Math.ceil(this.charts.length / columns), students = this.students(), top = 34 + 18 * students.length;

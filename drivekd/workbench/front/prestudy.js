@@ -1,4 +1,4 @@
-// The pre-study explorer: which curves are shown, then how they are drawn, then what is pressed. Drawn as SVG.
+// The pre-study explorer: which curves are shown, then how they are drawn, then what is pressed. Drawn as SVG, with drawings.js.
 
 const DASHES = ["", "8 4", "2 4", "10 3 2 3", "14 4", "4 2"];
 const LOOK = `

@@ -1,6 +1,6 @@
-// The question browser: what is filtered, then what is shown, then what is pressed. Pictures are decoded when a question is opened, not before.
+// The question browser: what is filtered, then what is shown, then what is pressed. Pictures are decoded when a question is opened, not before; colours from drawings.js.
 
-const MARKS = {right: ["\u2713", "right"], wrong: ["\u2715", "wrong"], unread: ["?", "could not be read"], open: ["\u25cb", "open question"]};
+const MARKS = {right: ["\u2713", "right"], wrong: ["\u2715", "wrong"], unread: ["?", "unread: no choice could be read from it"], open: ["\u25cb", "open question"]};
 const PLACES = ["CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"];  // as one looks around
 const ROW = 46, KEPT = 60;  // pixels of a line of the list; decoded pictures that are kept
 const KEYS = [["\u2191 \u2193 j k", "previous, next question"], ["PgUp PgDn", "ten at a time"], ["Home End", "first, last"], ["/", "search"], ["1 2 3 4", "capability"], ["c", "next camera"], ["o", "next object"], ["w", "answers: all, wrong, unread, split"], ["Enter", "first picture, large"], ["p", "picture of this view"], ["Esc", "close, or clear the search"], ["?", "this list"]];
@@ -134,7 +134,7 @@ class QuestionView {
     this.scores.replaceChildren(...rows.map(r => {
       const closed = r.right + r.wrong + r.unread, parts = [["right", r.right], ["wrong", r.wrong], ["unread", r.unread]];
       const words = closed ? `${r.right} of ${closed} right${r.unread ? `, ${r.unread} unread` : ""}` : r.asked ? `${r.asked} open` : "not asked";
-      return el("div", {class: "dk-score"}, el("bdi", {class: "dk-by", title: r.by}, r.by), el("span", {}, words + (r.judge == null ? "" : `; judge ${r.judge.toFixed(0)}`)), el("span", {class: "dk-stack", role: "img", "aria-label": words}, parts.map(([k, n]) => el("i", {class: "dk-is-" + k, style: `flex:${n}`}))));
+      return el("div", {class: "dk-score"}, el("bdi", {class: "dk-by", title: r.by}, r.by), el("span", {}, words + (r.judge == null ? "" : `; judge: ${r.judge.toFixed(0)} of 100 points`)), el("span", {class: "dk-stack", role: "img", "aria-label": words}, parts.map(([k, n]) => el("i", {class: "dk-is-" + k, style: `flex:${n}`}))));
     }));
   }
   /** Only the lines in sight exist. */
@@ -197,7 +197,7 @@ class QuestionView {
     return el("span", {class: "dk-point dk-in-" + t.where, "data-tag": t.text, title: by.length ? "only in replies: " + by.join(", ") : "in the " + t.where, style: `left:${(100 * t.x).toFixed(2)}%;top:${(100 * t.y).toFixed(2)}%`}, el("b", {}, t.label));
   }
   card(name, text, said, e) {
-    const mark = said && MARKS[said.mark], extra = said ? [mark[1] + (said.means ? ` (reads as ${said.means})` : ""), said.score == null ? "" : `judge ${said.score.toFixed(0)}`, said.cut ? "cut off" : ""].filter(Boolean).join(", ") : "";
+    const mark = said && MARKS[said.mark], extra = said ? [mark[1] + (said.means ? ` (reads as ${said.means})` : ""), said.score == null ? "" : `judge: ${said.score.toFixed(0)} of 100 points`, said.cut ? "cut off" : ""].filter(Boolean).join(", ") : "";
     return el("section", {class: "dk-card" + (said ? " dk-card-" + said.mark : " dk-card-ref"), "data-by": name}, el("h3", {}, said ? el("i", {class: "dk-is-" + said.mark}, mark[0]) : null, el("bdi", {}, name)), el("p", {}, el("bdi", {}, text ? this.tagged(text, e) : "(empty)")), extra ? el("small", {}, extra) : null);
   }
   async enlarge(index, e) {
@@ -218,14 +218,14 @@ class QuestionView {
   next(chooser, key) { const values = [...chooser.select.options].map(o => o.value); this.change({[key]: values[(values.indexOf(this.state[key]) + 1) % values.length]}); }
   clear() { this.change({text: "", capability: "", camera: "", object: "", mark: "", speaker: ""}); }
   key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey) return;
+    if (chord(e)) return;
     if (e.target === this.search && !["Escape", "ArrowDown", "ArrowUp"].includes(e.key)) return;
     if (/^(SELECT|TEXTAREA)$/.test(e.target.tagName) || (e.target.tagName === "BUTTON" && e.key === "Enter")) return;
     const capability = ["", ...this.kinds()][Number(e.key) - 1];
     const run = {ArrowDown: () => this.move(1), j: () => this.move(1), ArrowUp: () => this.move(-1), k: () => this.move(-1), PageDown: () => this.move(10), PageUp: () => this.move(-10), Home: () => this.move(-1e9), End: () => this.move(1e9), "/": () => this.search.focus(),
       c: () => this.next(this.camera, "camera"), o: () => this.next(this.object, "object"), w: () => this.next(this.mark, "mark"), Enter: () => this.figures && this.figures[0] && this.figures[0].querySelector("button").click(), p: () => this.keep().catch(this.box.fail), "?": () => tellKeys(this.box, KEYS),
       Escape: () => { if (this.state.text) this.change({text: ""}); this.list.focus(); }}[e.key] || (capability !== undefined && e.key >= "1" && e.key <= "9" ? () => this.change({capability}) : null);
-    if (run) { run(); e.preventDefault(); e.stopPropagation(); }
+    if (run) { run(); taken(e); }
   }
   async keep() {
     const e = this.entry();
@@ -255,18 +255,6 @@ class QuestionView {
     }
     return low;
   }
-}
-
-/** Text in lines of a width; returns where the last one stands. */
-function write(pen, text, x, y, width, font, step) {
-  pen.font = font;
-  let line = "";
-  for (const part of text.split(/(?<=\s)/)) {
-    if (line && pen.measureText(line + part).width > width) { pen.fillText(line, x, y); y += step; line = ""; }
-    line += part.replace(/\n/g, " ");
-  }
-  pen.fillText(line, x, y);
-  return y;
 }
 
 const LOOK = `
