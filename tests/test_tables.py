@@ -8,7 +8,16 @@ import pytest
 from drivekd.runs.parameters import RunError
 from drivekd.runs.report import html_report
 from drivekd.runs.runner import project_root
-from drivekd.runs.study_report import claim_table, deployment_table, read_deployment, study_sections, study_tables, write_tables
+from drivekd.runs.study_report import (
+    against,
+    claim_table,
+    deployment_table,
+    provenance_table,
+    read_deployment,
+    study_sections,
+    study_tables,
+    write_tables,
+)
 from drivekd.runs.tables import (
     CONTRADICTED,
     HOLDS,
@@ -24,9 +33,10 @@ from drivekd.runs.tables import (
     read_runs,
     score,
 )
+from drivekd.workbench.safe import html_text
 
 
-def made_up(root, name, rights, seed=None, status="ok", params=None, ids=None, notebook="student"):
+def made_up(root, name, rights, seed=None, status="ok", params=None, ids=None, notebook="student", metrics=None):
     "A run folder with one planning question for each right or wrong."
     folder = root / name
     folder.mkdir(parents=True)
@@ -34,7 +44,7 @@ def made_up(root, name, rights, seed=None, status="ok", params=None, ids=None, n
     lines = [{"id": ids[i] if ids else f"q{i}", "capability": "planning", "kind": "actions", "group": f"f{i}", "right": bool(r), "unread": False, "chance": .25, "reply": "<script>alert(1)</script>",
               "loss": 1.5 - r} for i, r in enumerate(rights)]
     (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "result.json").write_text(json.dumps({"seed": seed, "params": params or {"recipe": "ce", "seed": seed}, "metrics": {"gaze_distance": {}, "training_seconds": 1.}, "git": None}))
+    (folder / "result.json").write_text(json.dumps({"seed": seed, "params": params or {"recipe": "ce", "seed": seed}, "metrics": metrics or {"gaze_distance": {}, "training_seconds": 1.}, "git": None}))
     (folder / "status.json").write_text(json.dumps({"status": status, "pid": 2 ** 22 + 1, "notebook": f"nbs/runs/{notebook}.ipynb"}))
     return folder
 
@@ -100,6 +110,34 @@ def test_a_variant_that_sat_for_one_capability_is_compared_in_that_one_and_has_n
     assert all(math.isnan(difference(runs.of("ce"), runs.of("single"), capability=c).estimate) for c in ("perception", None))
     rows = {row[0]: row[2:] for row in study_tables(runs, [])[0].rows}
     assert rows["single"][0] == "–" and rows["single"][1].startswith("100.0") and rows["single"][2] == "–" and rows["ce"][2].startswith("50.0")
+
+
+def test_differences_say_how_many_seeds_they_come_from_and_use_questions_that_both_have(tmp_path):
+    for seed in (1, 2, 3): made_up(tmp_path, f"ce-s{seed}", [1, 0])
+    for seed in (1, 2): made_up(tmp_path, f"agp-s{seed}", [1, 0])
+    lines = [json.loads(line) for line in (tmp_path / "agp-s1" / "answers.jsonl").read_text().splitlines()]
+    lines[0]["loss"] = None  # this question is left out on both sides
+    (tmp_path / "agp-s1" / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs, claim = read_runs([tmp_path]), Claim("", (("agp", "ce", "planning"),))
+    assert difference(runs.of("ce"), runs.of("agp"), "answer loss").estimate == 0
+    assert [dict(zip(t.header, t.rows[0]))["pairs"] for t in (against(runs, "ce"), claim_table([claim], runs))] == ["2", "2"]
+
+
+def test_every_table_that_has_rows_is_on_the_page(tmp_path):
+    teaches = {"training_seconds": 1.0, "gaze_distance": {"planning": .5}, "opposition": {"planning": {"cosine": .1, "opposed": .2, "length": .3, "removed": .4}}}
+    for seed in (1, 2):
+        made_up(tmp_path, f"ce-s{seed}", [1, 0], params={"student": "a", "seed": seed})
+        made_up(tmp_path, f"agp-s{seed}", [1, 0], params={"student": "a", "seed": seed}, metrics=teaches)
+    runs, claims = read_runs([tmp_path]), [Claim("c", (("agp", "ce", "planning"),))]
+    costs = json.loads((project_root() / "data/studies/deployment.json").read_text())["rows"]
+    found = study_tables(runs, claims, "ce", costs)
+    page = html_report("t", study_sections(runs, found, claims, "ce"), "")
+    assert "opposition" in {t.name for t in found} and all(html_text(t.caption) in page for t in found)
+
+
+def test_an_empty_word_that_is_no_default_is_in_the_command(tmp_path):
+    made_up(tmp_path, "agp-s1", [1], params={"recipe": "agp", "reweight": "", "seed": 1})
+    assert provenance_table(read_runs([tmp_path])).rows[0][-1] == "drivekd run student -p reweight='' -p seed=1"
 
 
 def test_every_planned_run_is_accounted_for(tmp_path):

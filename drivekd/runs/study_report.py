@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['Table', 'shown', 'score_table', 'gaze_table', 'opposition_table', 'against', 'claim_table', 'summary', 'claim_figure',
-           'command', 'provenance_table', 'read_deployment', 'deployment_table', 'study_tables', 'study_sections',
-           'write_tables']
+           'provenance_table', 'read_deployment', 'deployment_table', 'study_tables', 'study_sections', 'write_tables']
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #71f9c61c
 import json
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..distill.capabilities import usual_order
-from .parameters import RunError
+from .parameters import RunError, command_of
 from .privacy import replace_text
 from .report import Html, Section, facts, figure, note, table
-from .tables import CONTRADICTED, HOLDS, SCORES, UNDECIDED, UNTESTED, Claim, Run, Runs, as_csv, as_latex, difference, judged, over_seeds, score, verdict
+from .runner import find_notebook
+from .tables import CONTRADICTED, HOLDS, SCORES, UNDECIDED, UNTESTED, Claim, Run, Runs, as_csv, as_latex, difference, judged, over_seeds, paired_seeds, score, verdict
 from ..study.intervals import Interval
 from ..workbench.figures import COLOURS
 from ..workbench.safe import html_text, plotly_text
@@ -89,9 +88,9 @@ def opposition_table(runs: Runs) -> Table:
 def against(runs: Runs, baseline: str, what: str = "accuracy") -> Table:
     "Every variant minus one of them, paired."
     groups, others = _capabilities(runs), [v for v in runs.variants if v != baseline]
-    rows = [(v, *(shown(difference(runs.of(baseline), runs.of(v), what, c), what, True) for c in [*groups, None])) for v in others]
-    return Table(f"{what.replace(' ', '_')}_against_{baseline}", ("variant", *groups, "average"), tuple(rows),
-                 f"{what.capitalize()}, variant minus {baseline}, in {SCORES[what].change}: paired by seed and question, 95 % interval over seeds. Intervals that exclude zero are differences; of twenty intervals without any effect one does.")
+    rows = [(v, str(len(paired_seeds(runs.of(baseline), runs.of(v)))), *(shown(difference(runs.of(baseline), runs.of(v), what, c), what, True) for c in [*groups, None])) for v in others]
+    return Table(f"{what.replace(' ', '_')}_against_{baseline}", ("variant", "pairs", *groups, "average"), tuple(rows),
+                 f"{what.capitalize()}, variant minus {baseline}, in {SCORES[what].change}: paired by seed and question, 95 % interval over the seeds that both have (pairs). Intervals that exclude zero are differences; of twenty intervals without any effect one does.")
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #6ca23de6
 def claim_table(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") -> Table:
@@ -100,9 +99,10 @@ def claim_table(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") -> 
     for claim in claims:
         whole, gains = judged(claim, runs, what)
         for n, ((better, worse, capability), gain) in enumerate(zip(claim.parts, gains, strict=True)):
-            rows.append((claim.text if not n else "", whole if not n else "", f"{better} over {worse}, {capability or 'average'}", shown(gain, what, True), verdict(gain)))
-    return Table(f"claims_{what.replace(' ', '_')}", ("claim", "verdict", "compared", "gain", "this part"), tuple(rows),
-                 f"Gain in {SCORES[what].change} of {what}, turned so that positive is as claimed; 95 % interval over seeds. A claim holds if all its parts do.")
+            pairs = len(paired_seeds(runs.of(worse), runs.of(better))) if {better, worse} <= set(runs.variants) else 0
+            rows.append((claim.text if not n else "", whole if not n else "", f"{better} over {worse}, {capability or 'average'}", str(pairs), shown(gain, what, True), verdict(gain)))
+    return Table(f"claims_{what.replace(' ', '_')}", ("claim", "verdict", "compared", "pairs", "gain", "this part"), tuple(rows),
+                 f"Gain in {SCORES[what].change} of {what}, turned so that positive is as claimed; 95 % interval over the seeds that both variants have (pairs). A claim holds if all its parts do.")
 
 
 def summary(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") -> str:
@@ -131,12 +131,6 @@ def claim_figure(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") ->
     return fig
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #def2efea
-def command(run: Run) -> str:
-    "What makes this run again; only parameters with a value."
-    given = [f"-p {k}={shlex.quote(str(v).lower() if isinstance(v, bool) else str(v))}" for k, v in run.params.items() if v != ""]
-    return " ".join(["drivekd run student", *given])
-
-
 def _revision(run: Run) -> str:
     "Of the code that made a run."
     git: Mapping[str, Any] | None = run.result.get("git")
@@ -145,11 +139,11 @@ def _revision(run: Run) -> str:
 
 def provenance_table(runs: Runs) -> Table:
     "Seeds, revision, time and command of every variant."
-    rows = []
+    rows, student = [], find_notebook("student")
     for v in runs.variants:
         of = runs.of(v)
         first, seconds = next(iter(of.values())), over_seeds([r.result["metrics"]["training_seconds"] for r in of.values()])
-        rows.append((v, ", ".join(map(str, of)), "; ".join(dict.fromkeys(map(_revision, of.values()))), f"{seconds.estimate:.0f}", command(first)))
+        rows.append((v, ", ".join(map(str, of)), "; ".join(dict.fromkeys(map(_revision, of.values()))), f"{seconds.estimate:.0f}", command_of(student, first.params)))
     return Table("provenance", ("variant", "seeds", "revision", "training, s", "first seed again"), tuple(rows), "Mean training time on whatever else the machine did; a time here is no measurement of speed.")
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #f6252ad7
@@ -216,7 +210,7 @@ def study_sections(
     if runs.others: pieces.append(note(f"{len(runs.others)} runs do not count: " + ", ".join(f"{name} ({why})" for name, why in list(runs.others.items())[:40]) + ("…" if len(runs.others) > 40 else "")))
     sections = [Section("The runs", pieces)]
     if claims: sections.append(Section("Claims", [p for what in SCORES for p in _judgement(claims, runs, what, tables, reproduce)]))
-    sections.append(Section("Scores", [_html(tables[n], reproduce) for n in tables if n in {w.replace(" ", "_") for w in SCORES} | {"gaze", "deployment"}]))
+    sections.append(Section("Scores", [_html(tables[n], reproduce) for n in tables if n in {w.replace(" ", "_") for w in SCORES} | {"gaze", "opposition", "deployment"} and tables[n].rows]))
     if baseline: sections.append(Section(f"Against {baseline}", [_html(t, reproduce) for n, t in tables.items() if "_against_" in n]))
     return [*sections, Section("How to reproduce", [_html(tables["provenance"])])]
 

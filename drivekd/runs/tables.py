@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ASKED', 'ANSWERED', 'SCORES', 'HOLDS', 'CONTRADICTED', 'UNDECIDED', 'UNTESTED', 'over_seeds', 'Run', 'Runs',
-           'opposition', 'planned_folders', 'read_runs', 'keep_runs', 'Score', 'score', 'difference', 'Claim',
-           'verdict', 'judged', 'read_claims', 'as_csv', 'as_latex']
+           'opposition', 'planned_folders', 'read_runs', 'keep_runs', 'Score', 'score', 'difference', 'paired_seeds',
+           'Claim', 'verdict', 'judged', 'read_claims', 'as_csv', 'as_latex']
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #c12e933f
 import csv
@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -201,12 +201,24 @@ def difference(
 ) -> Interval:  # second minus first; nan where one of them was not asked about the capability
     "Paired by seed and question (our choice)."
     rule, changes = SCORES[what], []
-    for seed in sorted(first.keys() & second.keys()):
+    for seed in paired_seeds(first, second):
         a, b = (_about(of[seed], capability) for of in (first, second))
         if not _alike(a, b, "capability"): return Interval(math.nan, math.nan, math.nan)
         if not _alike(a, b, "id"): raise RunError(f"variants are compared on the same questions, found others in {second[seed].folder.name} than in {first[seed].folder.name}; run both with the same world and seed")
+        a, b = _both(a, b, rule.field)
         changes.append(rule.factor * (_mean(b, rule.field, capability) - _mean(a, rule.field, capability)))
     return over_seeds(changes)
+
+
+def paired_seeds(first: Mapping[int, Run], second: Mapping[int, Run]) -> list[int]:
+    "Seeds that both variants have: only these are compared."
+    return sorted(first.keys() & second.keys())
+
+
+def _both(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], field: str) -> Iterator[list[Mapping[str, Any]]]:
+    "The questions for which both runs have a value."
+    there = set.intersection(*({line["id"] for line in lines if line[field] is not None} for lines in (a, b)))
+    return ([line for line in lines if line["id"] in there] for lines in (a, b))
 
 
 def _about(run: Run, capability: str | None) -> list[Mapping[str, Any]]:
