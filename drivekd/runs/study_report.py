@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Table', 'shown', 'score_table', 'gaze_table', 'opposition_table', 'against', 'claim_table', 'summary', 'claim_figure',
-           'provenance_table', 'read_deployment', 'deployment_table', 'study_tables', 'study_sections', 'write_tables']
+           'revision', 'provenance_table', 'read_deployment', 'deployment_table', 'study_tables', 'study_sections',
+           'write_tables']
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #71f9c61c
 import json
@@ -131,7 +132,7 @@ def claim_figure(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") ->
     return fig
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #def2efea
-def _revision(run: Run) -> str:
+def revision(run: Run) -> str:
     "Of the code that made a run."
     git: Mapping[str, Any] | None = run.result.get("git")
     return "unknown" if not git else git["revision"][:10] + (" with changes" if git["changed"] else "")
@@ -143,7 +144,7 @@ def provenance_table(runs: Runs) -> Table:
     for v in runs.variants:
         of = runs.of(v)
         first, seconds = next(iter(of.values())), over_seeds([r.result["metrics"]["training_seconds"] for r in of.values()])
-        rows.append((v, ", ".join(map(str, of)), "; ".join(dict.fromkeys(map(_revision, of.values()))), f"{seconds.estimate:.0f}", command_of(student, first.params)))
+        rows.append((v, ", ".join(map(str, of)), "; ".join(dict.fromkeys(map(revision, of.values()))), f"{seconds.estimate:.0f}", command_of(student, first.params)))
     return Table("provenance", ("variant", "seeds", "revision", "training, s", "first seed again"), tuple(rows), "Mean training time on whatever else the machine did; a time here is no measurement of speed.")
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #f6252ad7
