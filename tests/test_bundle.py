@@ -74,7 +74,8 @@ def one_code_up(m):
     lambda b: dict(models=(replace(b.models[0], reply="no"), *b.models[1:])), lambda b: dict(objects=b.objects[:1]), lambda b: dict(source={"record": "x"})], ids=["code", "scale", "answer", "reply", "objects", "source"])
 def test_one_changed_value_makes_another_bundle(change):
     first = made()
-    assert made() == first != replace(first, **change(first)) and first != first.to_bytes()
+    other = replace(first, **change(first))
+    assert made() == first != other and first != first.to_bytes() and {first: "mine", other: "theirs"}[made()] == "mine"
 
 
 @given(arrays(np.float64, (3, 7), elements=st.floats(0, 1) | st.floats(0, 1e-9)), st.sampled_from(B.STORES))
@@ -287,6 +288,15 @@ def test_what_is_said_of_nobody_is_refused(options):
                                      {"rows": 3}, {"rows": [True]}, {"jpeg_width": 0}, {"jpeg_width": True}], ids=str)
 def test_what_is_not_there_cannot_be_picked(options):
     with pytest.raises(B.BundleError): B.pick(made(), **options)
+
+
+def test_rows_are_picked_once():
+    with pytest.raises(B.BundleError, match=r"^rows are different places in the table of 5 tokens, counted from 0, found \[3, 3\]"): B.pick(made(), rows=[3, 3])
+
+
+@pytest.mark.parametrize("layers", [["0"], [0, "1"], [True], [None]], ids=str)
+def test_layers_of_arrays_are_counted(layers):
+    with pytest.raises(B.BundleError, match="layers of 'm' are whole numbers, counted from 0, found"): B.bundle_of(["a"], {"m": {l: np.full((1, 8), 1 / 8) for l in layers}}, PICTURES)
 
 
 def test_boxes_that_were_divided_with_rounding_end_at_the_edge():

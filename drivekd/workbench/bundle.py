@@ -230,6 +230,8 @@ class AttentionBundle:
         "The same words and numbers: what is written of both is the same."
         return self.to_bytes() == other.to_bytes() if isinstance(other, AttentionBundle) else NotImplemented
 
+    def __hash__(self) -> int: return hash(self.to_bytes())
+
     def __repr__(self) -> str:
         size = sum(sizes(self).values())
         return (f"AttentionBundle({len(self.tokens)} tokens, {len(self.cameras)} pictures, {len(self.maps)} maps of "
@@ -513,8 +515,8 @@ def whole_numbers(found: object) -> bool:
 def _check_picked(b: AttentionBundle, rows: Sequence[int] | None, layers: Mapping[str, Sequence[int]] | None, methods: Sequence[str]) -> None:
     "Only what is there can be kept."
     there = {name: {l for m in b.maps if m.model == name for l in m.layers} for name in (m.name for m in b.models)}
-    _need(rows is None or whole_numbers(rows) and all(0 <= r < len(b.tokens) for r in rows),
-          f"rows are places in the token table, a list of 0 to {len(b.tokens) - 1}, found {str(rows)[:60]}.")
+    _need(rows is None or whole_numbers(rows) and all(0 <= r < len(b.tokens) for r in rows) and len({*rows}) == len(rows),
+          f"rows are different places in the table of {len(b.tokens)} tokens, counted from 0, found {str(rows)[:60]}; name each once, in a list.")
     _need(isinstance(layers or {}, Mapping), f"layers are picked by model, {{{next(iter(there))!r}: [0]}}, found {str(layers)[:60]}.")
     for name, wanted in (layers or {}).items():
         _need(name in there, f"layers are picked of {', '.join(there)}, found {str(name)[:40]!r}.")
@@ -603,7 +605,9 @@ def _maps(name: str, by_layer: Mapping[int, np.ndarray], rows: Sequence[int], st
     "Head mean, and the heads if they were given; number of heads."
     _need(isinstance(by_layer, Mapping),
           f"maps of {name!r} are given by layer, {{layer: array}}, found {type(by_layer).__name__}; write {{{name!r}: {{0: array}}}}.")
-    arrays = {l: _array(a) for l, a in by_layer.items()}
+    _need(whole_numbers(by_layer) and min(by_layer, default=0) >= 0,
+          f"layers of {name!r} are whole numbers, counted from 0, found {str([*by_layer])[:60]}; write {{{name!r}: {{0: array}}}}.")
+    arrays = {int(l): _array(a) for l, a in by_layer.items()}
     shapes = {a.shape for a in arrays.values()}
     _need(len(shapes) == 1 and len(next(iter(shapes))) in (2, 3),
           f"maps of {name!r} need one shape [rows, vision tokens] or [heads, rows, vision tokens] in all layers, found {sorted(shapes)}.")
@@ -664,7 +668,7 @@ def bundle_of(
         own = (geometry.get(name) if isinstance(geometry, Mapping) else geometry) or square_grids(len(pictures), of_model[0].codes.shape[-1], grid)
         _need(isinstance(own, Geometry),
               f"the geometry of {name!r} must be a Geometry(picture, boxes, overview), found {type(own).__name__}; leave it out for equal grids.")
-        models.append(Model(name, max(by_layer) + 1, heads, own, (roles or {}).get(name, "model")))
+        models.append(Model(name, max(of_model[0].layers) + 1, heads, own, (roles or {}).get(name, "model")))
         made += of_model
     cameras = tuple(as_camera(name, _picture(picture)) for name, picture in pictures.items())
     return AttentionBundle(tokens, cameras, tuple(models), tuple(made), question, answer, tuple(objects), plans_of(recipe, models) if recipe else ())
