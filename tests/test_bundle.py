@@ -28,17 +28,24 @@ def made(store="uint8", **options):
                        objects=[B.SceneObject("c1", 0, (0.2, 0.3)), B.SceneObject("car", 1, None, (0.1, 0.2, 0.5, 0.6))], **options)
 
 
-def broken(header):
-    "A bundle's file whose words were changed by `header`."
+def rewritten(change):
+    "A bundle's file whose words, as text, were changed."
     data = made().to_bytes()
     n = int.from_bytes(data[:8], "little")
     outer = json.loads(data[8:8 + n])
-    words = json.loads(outer["__metadata__"]["drivekd"])
-    header(words)
-    outer["__metadata__"]["drivekd"] = json.dumps(words)
+    outer["__metadata__"]["drivekd"] = change(outer["__metadata__"]["drivekd"])
     text = json.dumps(outer).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[8 + n:]
+
+
+def broken(header):
+    "A bundle's file whose words were changed by `header`."
+    def change(text):
+        words = json.loads(text)
+        header(words)
+        return json.dumps(words)
+    return rewritten(change)
 
 
 @pytest.mark.parametrize("store", B.STORES)
@@ -67,7 +74,8 @@ def one_code_up(m):
     lambda b: dict(models=(replace(b.models[0], reply="no"), *b.models[1:])), lambda b: dict(objects=b.objects[:1]), lambda b: dict(source={"record": "x"})], ids=["code", "scale", "answer", "reply", "objects", "source"])
 def test_one_changed_value_makes_another_bundle(change):
     first = made()
-    assert made() == first != replace(first, **change(first)) and first != first.to_bytes()
+    other = replace(first, **change(first))
+    assert made() == first != other and first != first.to_bytes() and {first: "mine", other: "theirs"}[made()] == "mine"
 
 
 @given(arrays(np.float64, (3, 7), elements=st.floats(0, 1) | st.floats(0, 1e-9)), st.sampled_from(B.STORES))
@@ -142,6 +150,14 @@ DAMAGES = {
     "an unknown role": lambda w: w["models"][0].update(role="god"),
     "heads that are a word": lambda w: w["models"][0].update(heads="2"),
     "a plan of a numbered capability": lambda w: w["plans"][0].update(capability=3),
+    "a picture wider than any JPEG": lambda w: w["cameras"][0].update(width=10**400),
+    "more layers than any model": lambda w: w["models"][0].update(layers=10**400),
+    "more heads than any model": lambda w: w["models"][0].update(heads=10**400),
+    "a token that begins at half a character": lambda w: w["tokens"][0].update(start=0.5),
+    "a token that ends at a mark": lambda w: w["tokens"][0].update(end=True),
+    "a plan of half a layer": lambda w: w["plans"][0]["pairs"][0].__setitem__(0, 0.5),
+    "a plan of a marked layer": lambda w: w["plans"][0]["pairs"][0].__setitem__(1, [True]),
+    "a plan that averages a number": lambda w: w["plans"][0]["pairs"][0].__setitem__(1, 2),
 }
 
 
@@ -149,6 +165,11 @@ DAMAGES = {
 def test_words_that_do_not_fit_the_arrays_are_one_sentence(what):
     with pytest.raises(B.BundleError) as caught: B.from_bytes(broken(DAMAGES[what]), "x.safetensors")
     assert str(caught.value).startswith("x.safetensors") and "\n" not in str(caught.value)
+
+
+def test_words_in_countless_brackets_are_one_sentence():
+    with pytest.raises(B.BundleError, match=r"^x is no attention bundle, or damaged \(RecursionError.*write it again\.$"):
+        B.from_bytes(rewritten(lambda text: "[" * 100_000 + "]" * 100_000), "x")
 
 
 def test_an_untouched_header_is_not_damaged(): assert B.from_bytes(broken(lambda w: None)).to_bytes()
@@ -209,7 +230,7 @@ def test_picking_layers_keeps_only_plans_that_have_theirs():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(boxes=[[0, 0, 1, 2]]), "leads outside"), (dict(boxes=[[0.6, 0, 0.5, 1]]), "turned round"), (dict(picture=[0, 1]), "one picture, box"), (dict(boxes=[[0, 0, np.nan, 1]]), "leads outside")])
+    (dict(picture=[0.9]), "whole numbers"), (dict(overview=[0.5]), "True or False"), (dict(boxes=[[0, 0, 1, 2]]), "leads outside"), (dict(boxes=[[0.6, 0, 0.5, 1]]), "turned round"), (dict(picture=[0, 1]), "one picture, box"), (dict(boxes=[[0, 0, np.nan, 1]]), "leads outside")])
 def test_geometry_refuses_boxes_that_are_none(change, message):
     with pytest.raises(B.BundleError, match=message): B.Geometry(**{"picture": [0], "boxes": [[0, 0, 1, 1]], "overview": [False], **change})
 
@@ -267,6 +288,15 @@ def test_what_is_said_of_nobody_is_refused(options):
                                      {"rows": 3}, {"rows": [True]}, {"jpeg_width": 0}, {"jpeg_width": True}], ids=str)
 def test_what_is_not_there_cannot_be_picked(options):
     with pytest.raises(B.BundleError): B.pick(made(), **options)
+
+
+def test_rows_are_picked_once():
+    with pytest.raises(B.BundleError, match=r"^rows are different places in the table of 5 tokens, counted from 0, found \[3, 3\]"): B.pick(made(), rows=[3, 3])
+
+
+@pytest.mark.parametrize("layers", [["0"], [0, "1"], [True], [None]], ids=str)
+def test_layers_of_arrays_are_counted(layers):
+    with pytest.raises(B.BundleError, match="layers of 'm' are whole numbers, counted from 0, found"): B.bundle_of(["a"], {"m": {l: np.full((1, 8), 1 / 8) for l in layers}}, PICTURES)
 
 
 def test_boxes_that_were_divided_with_rounding_end_at_the_edge():

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -229,6 +230,21 @@ def test_every_explorer_lives_in_one_way():
     from drivekd.workbench.prestudy_explorer import PrestudyExplorer
     for kind in (AttentionExplorer, ConflictExplorer, PrestudyExplorer, B.QuestionBrowser, RunDashboard):
         assert issubclass(kind, Live) and kind.show is Live.show and P.front(kind.FRONT), kind
+
+
+SELECTORS = """look => {
+  const sheet = new CSSStyleSheet(), of = rules => [...rules].flatMap(r => r.selectorText ?? of(r.cssRules));
+  sheet.replaceSync(look);
+  return of(sheet.cssRules).flatMap(text => text.split(","));
+}"""
+
+
+@pytest.mark.parametrize("view", sorted(f.stem for f in (ROOT / "drivekd/workbench/front").glob("*.js") if "const LOOK" in f.read_text(encoding="utf-8")))
+def test_the_look_of_a_view_stays_in_its_frame(offline, view):
+    script = P.source(view)
+    [own] = re.findall(r'box\.root\.classList\.add\("([\w-]+)"\)', script)
+    selectors = offline.evaluate(SELECTORS, re.sub(r"\$\{[^}]*\}", "red", script.split("const LOOK = `")[1].split("`;")[0]))
+    assert selectors and [s for s in selectors if not re.match(rf"\.{own}(?![\w-])", s.strip())] == []
 
 
 HUGE = 10**400  # JSON holds it, a float does not

@@ -427,6 +427,7 @@ class AttentionView {
     this.readout = el("div", {class: "dk-readout", id}); this.bars = el("div"); this.mix = el("div"); this.scores = el("div");
       this.list = el("div", {class: "dk-list", tabindex: -1}); this.sinksText = el("div", {class: "dk-sunk"}); this.ablation = el("div");
     this.aside = el("aside", {}, this.mix, this.bars, this.scores);
+    this.box.root.classList.add("dk-look");
     this.box.body.replaceChildren(el("style", {}, LOOK),
       el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null,
         capabilities.length ? u.presets.node : null, this.layersText,
@@ -1044,27 +1045,27 @@ class AttentionView {
 }
 
 const LOOK = `
+.dk-look{
 .dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers{color:var(--soft);font-size:12px;flex:1 1 180px}.dk-controls{margin:8px 0}
 .dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
-.dk [hidden]{display:none}.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}
+[hidden]{display:none}.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}
 .dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-height:min(13em,15vh);overflow-y:auto;flex:1}
 .dk-token{cursor:pointer;border-radius:3px;padding:1px 0;unicode-bidi:isolate}
 .dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}
 .dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
 .dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
 .dk-small{font-size:12px;margin-top:6px}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}
-.dk-sunk i{display:inline-block;width:14px;height:10px;border:1.5px dashed;margin-right:6px}.dk-list,.dk aside{contain:layout style}
+.dk-sunk i{display:inline-block;width:14px;height:10px;border:1.5px dashed;margin-right:6px}.dk-list,aside{contain:layout style}
 .dk-replies{color:var(--soft)}.dk-replies summary{list-style:none}.dk-replies .dk-long summary{cursor:pointer}
 .dk-long summary::after{content:"more";color:var(--hot)}.dk-long[open] summary::after{content:"less"}
-.dk .dk-replies [open] bdi{white-space:normal;overflow-wrap:anywhere}
+.dk-replies [open] bdi{white-space:normal;overflow-wrap:anywhere}
 .dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}
 .dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{height:4.5em;overflow:auto;font-size:12px;color:var(--soft);margin-top:4px}aside{min-width:0}
-.dk aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}
-.dk aside>div{min-width:0}.dk aside>div:empty{display:none}
-@container (min-width:720px) and (max-width:1059px){.dk aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk .dk-scores .dk-link{max-width:16cqw}}
-@container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}.dk aside{grid-template-columns:minmax(0,1fr)}}
+.dk-readout{height:4.5em;overflow:auto;font-size:12px;color:var(--soft);margin-top:4px}
+aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}
+aside>div{min-width:0}aside>div:empty{display:none}
+@container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}aside{grid-template-columns:minmax(0,1fr)}}
 .dk-shares{table-layout:fixed}.dk-shares th:first-child{width:138px}.dk-shares th,.dk-shares td:first-child{overflow:hidden;text-overflow:ellipsis}
 .dk-scroll{max-height:300px;overflow:auto}
 .dk-scroll thead tr:first-child th{position:sticky;top:0;background:var(--bg)}
@@ -1074,12 +1075,14 @@ const LOOK = `
 .dk-mix{display:flex;height:20px;margin:2px 0;font-size:11px;border-radius:4px;overflow:hidden}
 .dk-mix i{font-style:normal;overflow:hidden;white-space:nowrap;padding:1px 4px;color:#10151a}
 .dk-mixname{flex:0 0 104px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
-.dk .dk-mix0{background:#8cbbe6}.dk .dk-mix1{background:#cfd5db}.dk .dk-mix2{background:#f0bf86}.dk-legend{color:var(--soft);font-size:11px}
+.dk-mix0{background:#8cbbe6}.dk-mix1{background:#cfd5db}.dk-mix2{background:#f0bf86}.dk-legend{color:var(--soft);font-size:11px}
 .dk-legend span{color:#10151a;border-radius:3px;padding:0 4px;margin-right:6px}
-.dk .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}
 .dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
 .dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
+@container (min-width:720px) and (max-width:1059px){aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk-scores .dk-link{max-width:16cqw}}
+}
 `;
 
 async function explore(host, channel) {
