@@ -213,6 +213,7 @@ def test_rank_correlation_asks_only_for_the_order_and_says_when_it_cannot_know()
     exact = rank_correlation(list(zip(x, x)))
     assert exact.low == exact.high == 1 or exact.low > .99
     assert np.isnan(rank_correlation(list(zip(x, x))[:3]).low)
+    assert np.isnan(rank_correlation([(.3, 15.)] * 5 + [(.9, 40.)]).low), "one outlier among ties"
 
 
 def test_models_that_cannot_be_read_are_also_left_out_of_the_correlation():

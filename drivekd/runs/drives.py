@@ -7,6 +7,7 @@ __all__ = ['yardsticks_of', 'students_in', 'exam_records', 'driving_rows', 'pair
            'safety_figure', 'shots', 'telling']
 
 # %% ../../nbs/api/runs/06_drives.ipynb #eb89c341
+import math
 from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
@@ -92,7 +93,7 @@ def agreement_rows(
     for label, names in (("all models", list(exams)), ("models that can be read", readable)):
         score = {n: exams[n][0] / exams[n][1] for n in names}
         found = [rank_correlation([(score[n], sum(value(o) for o in outcomes[n])) for n in names]) for value in (lambda o: not o["collision"], lambda o: o["metres"])]
-        rows.append([label, len(names), *("too few" if len(names) < 4 else between(f) for f in found)])
+        rows.append([label, len(names), *("too few" if math.isnan(f.low) else between(f) for f in found)])
     return ["Spearman's correlation with the open-loop score", "models", "episodes without a collision", "metres"], rows
 
 # %% ../../nbs/api/runs/06_drives.ipynb #d3a92ce0

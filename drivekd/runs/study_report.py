@@ -41,13 +41,15 @@ class Table:
 def shown(
     value: Interval,
     what: str = "accuracy",  # decides the digits
-    signed: bool = False,
+    signed: bool = False,  # a difference
+    most: float = math.inf,  # a score keeps to what it can be
 ) -> str:
     "Estimate with its bounds; one seed has none."
     if math.isnan(value.estimate): return "–"
     digits, sign = SCORES[what].digits, "+" if signed else ""
-    bounds = "one seed" if math.isnan(value.low) else f"{value.low:{sign}.{digits}f} … {value.high:{sign}.{digits}f}"
-    return f"{value.estimate:{sign}.{digits}f} [{bounds}]"
+    if math.isnan(value.low): return f"{value.estimate:{sign}.{digits}f} [one seed]"
+    low, high = (value.low, value.high) if signed else (max(0.0, value.low), min(most, value.high))
+    return f"{value.estimate:{sign}.{digits}f} [{low:{sign}.{digits}f} … {high:{sign}.{digits}f}]"
 
 
 def _capabilities(runs: Runs) -> list[str]:
@@ -58,7 +60,7 @@ def _capabilities(runs: Runs) -> list[str]:
 def score_table(runs: Runs, what: str = "accuracy") -> Table:
     "Variants down, capabilities across, their plain mean last."
     groups, rule = _capabilities(runs), SCORES[what]
-    rows = [(v, str(len(runs.of(v))), *(shown(score(runs.of(v), what, c), what) for c in groups), _average(runs.of(v), what, groups)) for v in runs.variants]
+    rows = [(v, str(len(runs.of(v))), *(shown(score(runs.of(v), what, c), what, most=rule.most) for c in groups), _average(runs.of(v), what, groups)) for v in runs.variants]
     return Table(what.replace(" ", "_"), ("variant", "seeds", *groups, "average"), tuple(rows),
                  f"{what.capitalize()} in {rule.unit}, {rule.better} is better: mean over seeds with 95 % interval (Student's t). Average: plain mean of the capabilities, as in the paper; inside a capability every question counts alike (our choice).")
 
@@ -66,21 +68,21 @@ def score_table(runs: Runs, what: str = "accuracy") -> Table:
 def _average(of: Mapping[int, Run], what: str, groups: Sequence[str]) -> str:
     "The mean of all capabilities, or a dash for a variant that did not sit for all of them."
     asked = {line["capability"] for r in of.values() for line in r.lines}
-    return shown(score(of, what), what) if asked == set(groups) else "–"
+    return shown(score(of, what), what, most=SCORES[what].most) if asked == set(groups) else "–"
 
 # %% ../../nbs/api/runs/03c_study_report.ipynb #abb35a87
 def gaze_table(runs: Runs) -> Table:
     "How much of each student's attention lies elsewhere than its teacher's."
     names = list(dict.fromkeys(n for r in runs.ok for n in r.result["metrics"].get("gaze_distance", {})))
     def of(variant, name): return over_seeds([100 * r.result["metrics"]["gaze_distance"][name] for r in runs.of(variant).values() if name in r.result["metrics"].get("gaze_distance", {})])
-    return Table("gaze", ("variant", *names), tuple((v, *(shown(of(v, n)) for n in names)) for v in runs.variants),
+    return Table("gaze", ("variant", *names), tuple((v, *(shown(of(v, n), most=100) for n in names)) for v in runs.variants),
                  "Share of the attention on pictures that lies elsewhere than the teacher's, in %, on held-out questions: mean over seeds with 95 % interval.")
 
 
 def opposition_table(runs: Runs) -> Table:
     "How much there was for a projection to do."
     of = {v: [r.result["metrics"].get("opposition", {}) for r in runs.of(v).values()] for v in runs.variants}
-    def cell(found, name, what): return shown(over_seeds([100 * terms[name][what] for terms in found if name in terms]))
+    def cell(found, name, what): return shown(over_seeds([100 * terms[name][what] for terms in found if name in terms]), most=100 if what in ("cosine", "opposed") else math.inf)
     rows = [(v, name, *(cell(found, name, what) for what in ("cosine", "opposed", "length", "removed"))) for v, found in of.items() for name in dict.fromkeys(n for terms in found for n in terms)]
     return Table("opposition", ("variant", "term", "|cosine| with the answers, %", "steps opposed, %", "length, % of the answers'", "removed, % of the answers'"), tuple(rows),
                  "Gradients of the teachers' terms beside the gradient of the answers, mean over steps and seeds with 95 % interval. Removed: what stage 1 of AGP takes off, or would take off a plain sum.")
@@ -103,7 +105,7 @@ def claim_table(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") -> 
             pairs = len(paired_seeds(runs.of(worse), runs.of(better))) if {better, worse} <= set(runs.variants) else 0
             rows.append((claim.text if not n else "", whole if not n else "", f"{better} over {worse}, {capability or 'average'}", str(pairs), shown(gain, what, True), verdict(gain)))
     return Table(f"claims_{what.replace(' ', '_')}", ("claim", "verdict", "compared", "pairs", "gain", "this part"), tuple(rows),
-                 f"Gain in {SCORES[what].change} of {what}, turned so that positive is as claimed; 95 % interval over the seeds that both variants have (pairs). A claim holds if all its parts do.")
+                 f"Gain in {SCORES[what].change} of {what}, turned so that positive is as claimed; 95 % interval over the seeds that both variants have (pairs). A claim holds if all its parts do, and is contradicted if one of them is.")
 
 
 def summary(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") -> str:

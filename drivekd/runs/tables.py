@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -30,10 +30,12 @@ _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 
 
 def over_seeds(
     values: Sequence[float],  # one of each seed
+    noise: float = 0.0,  # variance that a value has from its questions alone
 ) -> Interval:  # mean with 95 % bounds; nan for fewer than two seeds, or for a seed without a value
-    "Student's interval of a mean over seeds (quantiles of the table above, the next lower degree where one is missing: wider, never narrower)."
+    """Student's interval of a mean over seeds (quantiles of the table above, the next lower degree where one is missing: wider, never narrower). Seeds that agree by chance are not believed
+    to vary less than the questions they were asked (our choice)."""
     if len(values) < 2 or any(map(math.isnan, values)): return Interval(values[0] if values else math.nan, math.nan, math.nan)
-    half = _T[max(d for d in _T if d < len(values))] * stdev(values) / math.sqrt(len(values))
+    half = _T[max(d for d in _T if d < len(values))] * max(stdev(values), math.sqrt(noise)) / math.sqrt(len(values))
     return Interval(mean(values), mean(values) - half, mean(values) + half)
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #365fce92
@@ -172,15 +174,30 @@ class Score(NamedTuple):
     change: str  # unit of a difference
     better: str  # "more" or "less"
     digits: int
+    most: float
 
-SCORES = {"accuracy": Score("right", 100.0, "%", "percentage points", "more", 1), "answer loss": Score("loss", 1.0, "nats per token", "nats per token", "less", 3)}
+SCORES = {"accuracy": Score("right", 100.0, "%", "percentage points", "more", 1, 100.0), "answer loss": Score("loss", 1.0, "nats per token", "nats per token", "less", 3, math.inf)}
 
 
-def _mean(lines: Sequence[Mapping[str, Any]], field: str, capability: str | None) -> float:
-    "Mean of a field over the questions of a capability (None: the plain mean of the capabilities) that have it."
-    if capability is None: return mean(_mean(lines, field, c) for c in dict.fromkeys(line["capability"] for line in lines))
+def _mean(lines: Sequence[Mapping[str, Any]], field: str, capability: str | None) -> tuple[float, float]:
+    "Mean of a field over the questions of a capability (None: the plain mean of the capabilities) that have it, and the variance of this mean."
+    if capability is None:
+        means, noises = zip(*(_mean(lines, field, c) for c in dict.fromkeys(line["capability"] for line in lines)))
+        return mean(means), sum(noises) / len(noises) ** 2
     values = [float(line[field]) for line in lines if line["capability"] == capability and line[field] is not None]
-    return mean(values) if values else math.nan
+    return (mean(values), _noise(values, field == "right")) if values else (math.nan, math.nan)
+
+
+def _noise(values: Sequence[float], counted: bool) -> float:
+    "Variance of the mean of these questions; where they are counted right or wrong, one more that differs is always thought possible, so it is never zero."
+    centre = mean(values)
+    return (sum((v - centre) ** 2 for v in values) + counted) / (len(values) + 1) / len(values)
+
+
+def _seeds_mean(each: Iterable[tuple[float, float]], factor: float) -> Interval:
+    "Over seeds, from the mean and its variance of each."
+    means, noises = zip(*each)
+    return over_seeds([factor * m for m in means], factor ** 2 * mean(noises))
 
 
 def score(
@@ -190,7 +207,7 @@ def score(
 ) -> Interval:
     "A variant's score over seeds, in the unit of `SCORES`."
     rule = SCORES[what]
-    return over_seeds([rule.factor * _mean(r.lines, rule.field, capability) for r in runs.values()])
+    return _seeds_mean((_mean(r.lines, rule.field, capability) for r in runs.values()), rule.factor)
 
 
 def difference(
@@ -205,9 +222,8 @@ def difference(
         a, b = (_about(of[seed], capability) for of in (first, second))
         if not _alike(a, b, "capability"): return Interval(math.nan, math.nan, math.nan)
         if not _alike(a, b, "id"): raise RunError(f"variants are compared on the same questions, found others in {second[seed].folder.name} than in {first[seed].folder.name}; run both with the same world and seed")
-        a, b = _both(a, b, rule.field)
-        changes.append(rule.factor * (_mean(b, rule.field, capability) - _mean(a, rule.field, capability)))
-    return over_seeds(changes)
+        changes.append(_mean(_changes(a, b, rule.field), rule.field, capability))
+    return _seeds_mean(changes, rule.factor) if changes else Interval(math.nan, math.nan, math.nan)
 
 
 def paired_seeds(first: Mapping[int, Run], second: Mapping[int, Run]) -> list[int]:
@@ -215,10 +231,10 @@ def paired_seeds(first: Mapping[int, Run], second: Mapping[int, Run]) -> list[in
     return sorted(first.keys() & second.keys())
 
 
-def _both(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], field: str) -> Iterator[list[Mapping[str, Any]]]:
-    "The questions for which both runs have a value."
-    there = set.intersection(*({line["id"] for line in lines if line[field] is not None} for lines in (a, b)))
-    return ([line for line in lines if line["id"] in there] for lines in (a, b))
+def _changes(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], field: str) -> list[Mapping[str, Any]]:
+    "Second minus first, question by question, where both have a value."
+    before = {line["id"]: line[field] for line in a}
+    return [{**line, field: line[field] - before[line["id"]]} for line in b if None not in (line[field], before[line["id"]])]
 
 
 def _about(run: Run, capability: str | None) -> list[Mapping[str, Any]]:

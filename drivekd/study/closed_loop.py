@@ -245,11 +245,11 @@ def rank_correlation(
     rows: Sequence[tuple[float, float]],  # a student's open-loop score and closed-loop safety
     draws: int = 2000,
     seed: int = 0,
-) -> Interval:  # nan bounds where fewer than four students
+) -> Interval:  # nan bounds where one side has fewer than five different values
     "Spearman's correlation over students with a bootstrap interval; resamples in which one side is constant are left out."
     pairs, rng = np.asarray(rows, float).reshape(-1, 2), np.random.default_rng(seed)
     value = float(spearman(*pairs.T)) if len(pairs) > 1 else float("nan")
-    if len(pairs) < 4: return Interval(value, float("nan"), float("nan"))
+    if min((len(np.unique(side)) for side in pairs.T), default=0) < 5: return Interval(value, float("nan"), float("nan"))  # one of few could make the order alone
     drawn = pairs[rng.integers(len(pairs), size=(draws, len(pairs)))]
     found = spearman(drawn[..., 0], drawn[..., 1])
     low, high = np.nanquantile(found, (.025, .975)) if np.isfinite(found).any() else (np.nan, np.nan)
