@@ -500,6 +500,20 @@ def test_checkpoints_keep_their_paths_but_not_keys(tmp_path):
     ).read_text()
 
 
+@pytest.mark.parametrize("suffix", [".ipynb", ".json", ".jsonl", ".yaml", ".yml", ".html", ".txt", ".md", ".csv", ".tex", ".log", ".py", ".jinja", ".svg", ".bib", ""])
+def test_a_text_file_is_cleaned_whatever_its_suffix(tmp_path, suffix):
+    (tmp_path / f"kept{suffix}").write_text(f"{tmp_path}/x {KEY}")
+    assert clean_folder(tmp_path, {str(tmp_path): "."}) == {f"kept{suffix}": 1}
+    assert (tmp_path / f"kept{suffix}").read_text() == "./x [redacted]"
+
+
+def test_weights_and_pictures_are_left_as_they_are_and_a_log_with_a_zero_byte_is_not(tmp_path):
+    for name in ("model.safetensors", "front.png", "run.log"):
+        (tmp_path / name).write_bytes(b"\x00" + KEY.encode())
+    assert clean_folder(tmp_path, {}) == {"run.log": 1}
+    assert (tmp_path / "front.png").read_bytes() == (tmp_path / "model.safetensors").read_bytes() == b"\x00" + KEY.encode()
+
+
 def test_bytes_that_are_no_text_survive_cleaning(tmp_path):
     (tmp_path / "log.txt").write_bytes(b"\xff\xfe " + KEY.encode())
     clean_folder(tmp_path, {})
