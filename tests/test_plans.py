@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_runner import notebook, wait_for
 
 from drivekd.distill.capabilities import PRESETS
-from drivekd.runs.identity import identity
+from drivekd.runs import identity as identity_module
+from drivekd.runs.identity import identity, named_data
 from drivekd.runs.parameters import RunError
 from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, pool, read_plan, slots_of, state_of, states, sweep
 from drivekd.runs.runner import project_root, read_status
@@ -96,6 +97,16 @@ def test_code_data_and_parameters_decide_prose_does_not(tmp_path):
     assert first not in (of(base[:2], data="q.json"), of(base, data="r.json"), of(base, data="q.json", seed=1))
     (tmp_path / "q.json").write_text("[1]")
     assert of(base, data="q.json") != first
+
+
+@pytest.mark.parametrize("file", ["runs/x.py", "workbench/front/x.js"])
+def test_the_front_end_is_part_of_the_code(tmp_path, monkeypatch, file):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("1")
+    monkeypatch.setattr(identity_module.drivekd, "__file__", str(tmp_path / "__init__.py"))
+    first = identity_module.code_version()
+    (tmp_path / file).write_text("2")
+    assert identity_module.code_version() != first
 
 
 def test_what_runs_write_counts_by_its_path_and_what_they_read_by_its_content(tmp_path):

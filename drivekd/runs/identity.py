@@ -34,7 +34,7 @@ def code_version() -> str:  # hexadecimal
     "Hash of the library's source as it is installed."
     root = Path(drivekd.__file__).parent
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")): total.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.js")]): total.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return total.hexdigest()
 
 # %% ../../nbs/api/runs/00d_identity.ipynb #b4c77994
