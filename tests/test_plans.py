@@ -109,6 +109,45 @@ def test_the_front_end_is_part_of_the_code(tmp_path, monkeypatch, file):
     assert identity_module.code_version() != first
 
 
+FORMS = {  # value → what it names of the folders a, b, c and "with, blank"
+    "a": ["a"], "with, blank": ["with, blank"], "a b": ["a", "b"], "a,b": ["a", "b"], "a, b": ["a", "b"], "find=a count=b": ["a", "b"],
+    "a org/model-1B": ["a"], "?": ["a", "b", "c"], "a [bc]": ["a", "b", "c"], "{project}/b {project}/c": ["b", "c"], "{outside}/d {project}/a": ["d", "a"], "{outside}/*": ["d"]}
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    "A project that is worked in, and a folder outside; each folder holds one file."
+    for folder in ("project/a", "project/b", "project/c", "project/with, blank", "outside/d"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x.json").write_text("1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # the project is found from any working folder
+    return tmp_path
+
+
+@pytest.mark.parametrize("value, names", FORMS.items())
+def test_every_file_and_folder_that_a_value_names_counts(places, value, names):
+    value = value.format(project=places / "project", outside=places / "outside")
+    def of(): return identity({"cells": []}, {"folders": value}, places / "project")
+    assert [path.name for _, path in named_data({"folders": value}, places / "project")] == names
+    for name in names:
+        first, file = of(), next(places.glob(f"*/{name}/x.json"))
+        file.write_text(file.read_text() + "1")
+        assert of() != first
+
+
+def test_a_folder_that_a_pattern_begins_to_match_makes_another_run(places):
+    def of(): return identity({"cells": []}, {"folders": "a*"}, places / "project")
+    first = of()
+    (places / "project" / "a2").mkdir()
+    assert of() != first
+
+
+@pytest.mark.parametrize("value", ["Table a of the {outside}/d study", "what is b / c", "0.27 / 1.10", "* a red car", "prefix=/", "see .. for {outside}/*", "word " * 100_000, "x" * 300])
+def test_prose_names_no_data(places, value):
+    assert not list(named_data({"title": value.format(outside=places / "outside")}, places / "project"))
+
+
 def test_what_runs_write_counts_by_its_path_and_what_they_read_by_its_content(tmp_path):
     cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "answers: str = 'outputs/answers'\nmodel: str = 'data/student'\nworlds: str = 'outputs'"}
     for name in ("kept", "checkpoint"): (tmp_path / name).mkdir()
