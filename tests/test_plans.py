@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from test_runner import notebook, wait_for
 
 from drivekd.distill.capabilities import PRESETS
-from drivekd.runs.identity import identity
+from drivekd.runs import identity as identity_module
+from drivekd.runs import plans as plans_module
+from drivekd.runs.identity import identity, named_data
 from drivekd.runs.parameters import RunError
 from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, pool, read_plan, slots_of, state_of, states, sweep
 from drivekd.runs.runner import project_root, read_status
@@ -98,6 +101,55 @@ def test_code_data_and_parameters_decide_prose_does_not(tmp_path):
     assert of(base, data="q.json") != first
 
 
+@pytest.mark.parametrize("file", ["runs/x.py", "workbench/front/x.js"])
+def test_the_front_end_is_part_of_the_code(tmp_path, monkeypatch, file):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("1")
+    monkeypatch.setattr(identity_module.drivekd, "__file__", str(tmp_path / "__init__.py"))
+    first = identity_module.code_version()
+    (tmp_path / file).write_text("2")
+    assert identity_module.code_version() != first
+
+
+FORMS = {  # value → what it names of the folders a, b, c and "with, blank"
+    "a": ["a"], "with, blank": ["with, blank"], "a b": ["a", "b"], "a,b": ["a", "b"], "a, b": ["a", "b"], "find=a count=b": ["a", "b"],
+    "a org/model-1B": ["a"], "?": ["a", "b", "c"], "a [bc]": ["a", "b", "c"], "{project}/b {project}/c": ["b", "c"], "{outside}/d {project}/a": ["d", "a"], "{outside}/*": ["d"]}
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    "A project that is worked in, and a folder outside; each folder holds one file."
+    for folder in ("project/a", "project/b", "project/c", "project/with, blank", "outside/d"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x.json").write_text("1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # the project is found from any working folder
+    return tmp_path
+
+
+@pytest.mark.parametrize("value, names", FORMS.items())
+def test_every_file_and_folder_that_a_value_names_counts(places, value, names):
+    value = value.format(project=places / "project", outside=places / "outside")
+    def of(): return identity({"cells": []}, {"folders": value}, places / "project")
+    assert [path.name for _, path in named_data({"folders": value}, places / "project")] == names
+    for name in names:
+        first, file = of(), next(places.glob(f"*/{name}/x.json"))
+        file.write_text(file.read_text() + "1")
+        assert of() != first
+
+
+def test_a_folder_that_a_pattern_begins_to_match_makes_another_run(places):
+    def of(): return identity({"cells": []}, {"folders": "a*"}, places / "project")
+    first = of()
+    (places / "project" / "a2").mkdir()
+    assert of() != first
+
+
+@pytest.mark.parametrize("value", ["Table a of the {outside}/d study", "what is b / c", "0.27 / 1.10", "* a red car", "prefix=/", "see .. for {outside}/*", "word " * 100_000, "x" * 300])
+def test_prose_names_no_data(places, value):
+    assert not list(named_data({"title": value.format(outside=places / "outside")}, places / "project"))
+
+
 def test_what_runs_write_counts_by_its_path_and_what_they_read_by_its_content(tmp_path):
     cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "answers: str = 'outputs/answers'\nmodel: str = 'data/student'\nworlds: str = 'outputs'"}
     for name in ("kept", "checkpoint"): (tmp_path / name).mkdir()
@@ -158,15 +210,74 @@ def test_a_signal_while_a_run_ends_is_not_lost(plan, tmp_path, monkeypatch):
     pool(two, two.runs, tmp_path, [{}], watch=lambda: deleted and pytest.fail("a process was deleted while the pool is at work"), pause=.05)
 
 
+@pytest.fixture
+def handed(monkeypatch):
+    "A cluster that notes what it is asked for and which runs it is given; its jobs have ended at once."
+    class AutoExecutor:
+        asked, runs = {}, []
+        def __init__(self, folder, cluster): pass
+        def update_parameters(self, **options): self.asked.update(options)
+        def map_array(self, job, commands, logs):
+            self.runs.extend(Path(c[c.index("--out") + 1]).name for c in commands)
+            return []
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=AutoExecutor))
+    return AutoExecutor
+
+
+def going_on(folder):
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps({"status": "running", "pid": 1, "host": "another machine"}))
+
+
 def test_jobs_of_a_cluster_make_the_same_runs(plan, tmp_path):
-    pytest.importorskip("submitit")
-    found = sweep(plan(seeds=[0, 1]), tmp_path / "out", cluster="local")
+    found = sweep(plan(seeds=[0, 1], timeout=300), tmp_path / "out", cluster="local")
     assert [s.status for s in found] == ["ok", "ok"] and made(tmp_path / "out") == ["1 0", "1 1"]
+
+
+@pytest.mark.parametrize("values, asked", [
+    (dict(timeout=3600), dict(gpus_per_node=1, timeout_min=60 + plans_module.MARGIN)), (dict(timeout=3601, gpus_per_run=4), dict(gpus_per_node=4, timeout_min=61 + plans_module.MARGIN)),
+    (dict(timeout=60, gpus_per_run=0), dict(timeout_min=1 + plans_module.MARGIN)), (dict(slurm=dict(timeout_min=7, gpus_per_node=2)), dict(gpus_per_node=2, timeout_min=7)),
+    (dict(timeout=60, slurm=dict(mem_gb=8, timeout_min=90)), dict(gpus_per_node=1, mem_gb=8, timeout_min=90)), (dict(slurm=dict(slurm_time="1-00")), dict(gpus_per_node=1, slurm_time="1-00"))])
+def test_a_job_asks_for_the_gpus_and_the_time_of_a_run_unless_the_plan_says_otherwise(plan, tmp_path, handed, values, asked):
+    sweep(plan(**values), tmp_path / "out", cluster="slurm")
+    assert handed.asked == {"name": "plan"} | asked and handed.runs == ["run"]
+
+
+def test_jobs_without_a_time_limit_are_refused(plan, tmp_path, handed, capsys):
+    plan()
+    assert main([str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--slurm"]) == 2
+    assert "timeout" in capsys.readouterr().err and not handed.runs and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cluster", ["slurm", None])
+def test_a_run_that_goes_on_elsewhere_is_not_made_a_second_time(plan, tmp_path, handed, monkeypatch, cluster):
+    monkeypatch.setattr("drivekd.runs.plans.pool", lambda plan, todo, *_: handed.runs.extend(r.name for r in todo))
+    going_on(tmp_path / "out" / "a")
+    found = sweep(plan(runs={"a": {}, "b": {}}, timeout=60), tmp_path / "out", cluster=cluster)
+    assert handed.runs == ["b"] and [s.status for s in found] == ["running", "missing"]
+
+
+def test_an_interrupted_sweep_on_a_cluster_says_that_its_jobs_go_on(plan, tmp_path, handed, monkeypatch, capsys):
+    def interrupted(*_): raise KeyboardInterrupt
+    monkeypatch.setattr("drivekd.runs.plans._wait", interrupted)
+    plan(timeout=60)
+    assert main([str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--slurm"]) == 130
+    said = capsys.readouterr().err
+    assert "jobs" in said and "go on" in said and "after they end" in said
+
+
+@pytest.mark.parametrize("values", [dict(timeout="1h"), dict(timeout=-1), dict(timeout=True), dict(gpus_per_run=1.5), dict(gpus_per_run=-1)])
+def test_times_and_gpus_that_are_no_numbers_are_refused(plan, values):
+    with pytest.raises(RunError, match=f"{[*values][0]} of .*plan.yaml takes"): plan(**values)
+
+
+def test_a_run_without_gpus_sees_none():
+    assert slots_of(None, ["0", "1"], gpus_per_run=0, cores=8) == [{"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": ""}]
 
 
 def test_without_submitit_the_way_out_is_named(plan, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(RunError, match=r"install drivekd\[slurm\]"): sweep(plan(), tmp_path / "out", cluster="slurm")
+    with pytest.raises(RunError, match=r"install drivekd\[slurm\]"): sweep(plan(timeout=60), tmp_path / "out", cluster="slurm")
 
 
 def test_a_dry_run_starts_nothing(plan, tmp_path, capsys):

@@ -248,6 +248,45 @@ def test_a_killed_command_takes_the_notebook_with_it_and_is_not_taken_for_runnin
     assert read_status(out)["status"] == "killed" and not (out / "notebook.ipynb").exists()
 
 
+def of_host(folder, host, pid, age=0.0):
+    """The status of a run that was written so many seconds ago on that machine."""
+    folder.mkdir()
+    path = folder / "status.json"
+    path.write_text(json.dumps({"status": "running", "pid": pid, "host": host, "identity": "x"}))
+    os.utime(path, (time.time() - age,) * 2)
+    return folder
+
+
+GONE = 2**22 + 7  # above Linux's largest process number
+
+
+@pytest.mark.parametrize(
+    "host, pid, age, found",
+    [
+        (runner.HOST, os.getpid(), 3600, "running"),  # here the process is asked, not the clock
+        (runner.HOST, GONE, 0, "killed"),
+        ("elsewhere", GONE, 3, "running"),
+        ("elsewhere", os.getpid(), runner.STALE + 5, "killed"),  # the number is another process there
+    ],
+)
+def test_a_run_of_another_machine_is_judged_by_the_age_of_its_status(tmp_path, host, pid, age, found):
+    assert read_status(of_host(tmp_path / "r", host, pid, age))["status"] == found
+
+
+def test_a_run_of_another_machine_is_not_taken_over_while_it_goes_on(tmp_path):
+    with pytest.raises(RunError, match=f"still running .process {GONE} on elsewhere."):
+        runner.exact_folder(of_host(tmp_path / "r", "elsewhere", GONE), force=True, resume="x")
+    assert runner.exact_folder(of_host(tmp_path / "s", "elsewhere", os.getpid(), runner.STALE + 5), force=False, resume="x") == tmp_path / "s"
+
+
+def test_a_run_names_its_machine_only_while_it_goes_on(tmp_path):
+    found = {}
+    for status in ("running", "ok"):
+        runner.write_status(runner.RunResult(status, "t", tmp_path))
+        found[status] = json.loads((tmp_path / "status.json").read_text()).get("host")
+    assert found == {"running": runner.HOST, "ok": None}
+
+
 # --- a run goes on with what it has written itself
 
 KEEPS = """import time
@@ -498,6 +537,20 @@ def test_checkpoints_keep_their_paths_but_not_keys(tmp_path):
     assert (tmp_path / "log.txt").read_text() == "./x [redacted]" and str(tmp_path) in (
         tmp_path / "checkpoints" / "config.json"
     ).read_text()
+
+
+@pytest.mark.parametrize("suffix", [".ipynb", ".json", ".jsonl", ".yaml", ".yml", ".html", ".txt", ".md", ".csv", ".tex", ".log", ".py", ".jinja", ".svg", ".bib", ""])
+def test_a_text_file_is_cleaned_whatever_its_suffix(tmp_path, suffix):
+    (tmp_path / f"kept{suffix}").write_text(f"{tmp_path}/x {KEY}")
+    assert clean_folder(tmp_path, {str(tmp_path): "."}) == {f"kept{suffix}": 1}
+    assert (tmp_path / f"kept{suffix}").read_text() == "./x [redacted]"
+
+
+def test_weights_and_pictures_are_left_as_they_are_and_a_log_with_a_zero_byte_is_not(tmp_path):
+    for name in ("model.safetensors", "front.png", "run.log"):
+        (tmp_path / name).write_bytes(b"\x00" + KEY.encode())
+    assert clean_folder(tmp_path, {}) == {"run.log": 1}
+    assert (tmp_path / "front.png").read_bytes() == (tmp_path / "model.safetensors").read_bytes() == b"\x00" + KEY.encode()
 
 
 def test_bytes_that_are_no_text_survive_cleaning(tmp_path):

@@ -8,7 +8,10 @@ __all__ = ['sha256_of', 'code_version', 'named_data', 'written', 'identity']
 # %% ../../nbs/api/runs/00d_identity.ipynb #9f92cd29
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
+from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,21 +37,47 @@ def code_version() -> str:  # hexadecimal
     "Hash of the library's source as it is installed."
     root = Path(drivekd.__file__).parent
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")): total.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.js")]): total.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return total.hexdigest()
 
 # %% ../../nbs/api/runs/00d_identity.ipynb #b4c77994
+def _matches(
+    text: str,  # a path, or a pattern
+    root: Path,  # of the project
+) -> dict[str, Path]:  # the name that it is found by → existing file or folder
+    "What exists in the working folder, or else in the project."
+    text = os.path.expanduser(text)
+    for base in (Path(), root):
+        if names := [text] if os.path.exists(base / text) else sorted(glob(text, root_dir=base)): return {name: base / name for name in names}
+    return {}
+
+
+def _parts(value: str) -> list[str]:
+    "Paths that a value may list, in order; a path may itself hold blanks or commas."
+    pieces = [p.strip() for cut in (r"[\s,]+", r"\s+", ",") for p in re.split(cut, value)]
+    return [p for p in dict.fromkeys([*pieces, *(p.partition("=")[2] for p in pieces)]) if p]
+
+
+def _listed(value: str, root: Path) -> dict[str, Path]:
+    "What exists of a list; of prose only what is written as a path into the project or the working folder."
+    homes, parts = [Path().resolve(), root.resolve()], _parts(value)
+    prose = any(p.isalpha() and not _matches(p, root) for p in re.split(r"[\s,]+", value))
+    found = {name: path for part in parts if not prose or "/" in part for name, path in _matches(part, root).items()}
+    def below(path: Path) -> bool: return any(home in path.resolve().parents for home in homes)
+    def around(path: Path) -> bool: return any(path.resolve() in home.parents for home in homes)  # a lone slash is no data
+    return {name: path for name, path in found.items() if not around(path) and (below(path) or not prose)}
+
+# %% ../../nbs/api/runs/00d_identity.ipynb #df5b1613
 def named_data(
     parameters: Mapping[str, Any],
     root: Path,  # of the project
-) -> Iterator[tuple[str, Path]]:  # parameter, existing file or folder
-    "Files and folders that parameters name, alone or in pairs such as `find=FOLDER count=FOLDER`."
-    texts = {name: value for name, value in parameters.items() if isinstance(value, str) and value}
-    pairs = {f"{name} {word}": word.partition("=")[2] for name, value in texts.items() for word in value.split() if "=" in word}
-    for name, value in (texts | pairs).items():
-        if not value or len(value) > 1000: continue
-        found = next((p for p in (Path(value).expanduser(), root / value) if p.exists()), None)
-        if found is not None: yield name, found
+) -> Iterator[tuple[str, Path]]:  # parameter, with the name where it lists several; existing file or folder
+    "Files and folders that parameters name; a value that exists as a whole is no list."
+    for name, value in parameters.items():
+        if not isinstance(value, str) or not value: continue
+        whole = next((p for p in (Path(value).expanduser(), root / value) if os.path.exists(p)), None)
+        if whole is not None: yield name, whole
+        else: yield from ((f"{name} {found}", path) for found, path in _listed(value, root).items())
 
 # %% ../../nbs/api/runs/00d_identity.ipynb #4d17cfc7
 def written(

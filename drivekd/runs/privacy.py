@@ -58,7 +58,13 @@ def short_paths(
     return text
 
 # %% ../../nbs/api/runs/00b_privacy.ipynb #88109dee
-_TEXT = {".ipynb", ".json", ".jsonl", ".yaml", ".yml", ".html", ".txt", ".md", ".csv", ".log"}
+_TEXT = {".ipynb", ".json", ".jsonl", ".yaml", ".yml", ".html", ".txt", ".md", ".csv", ".tex", ".log"}
+
+
+def _is_text(path: Path) -> bool:
+    "Known by its suffix, for a log may hold any byte, or because its beginning has no zero byte, as Git judges."
+    if path.suffix in _TEXT: return True
+    with path.open("rb") as file: return b"\0" not in file.read(8000)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -82,7 +88,7 @@ def clean_folder(
     values: Iterable[str] = (),  # from `secret_values`
 ) -> dict[str, int]:  # file (relative) → keys blacked out; empty when clean
     "Clean every text file of a run folder."
-    files = [p for p in sorted(folder.rglob("*")) if p.suffix in _TEXT and p.is_file() and not p.is_symlink()]
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.is_symlink() and _is_text(p)]
     found = {}
     for path in files:
         name = path.relative_to(folder)
