@@ -17,6 +17,7 @@ from drivekd.runs.identity import identity
 from drivekd.runs.parameters import RunError, declared, load_notebook
 from drivekd.runs.runner import project_root
 from drivekd.study.benchmark import is_closed
+from drivekd.workbench.bundle import read
 
 SHAPES = project_root() / "data" / "examples" / "shapes"
 NAMES = ("find", "count")
@@ -43,7 +44,7 @@ def words_of(page: Path) -> list[str]:
     return DRIVING_WORDS.findall(re.sub(r"<script.*?</script>", lambda m: m[0] if len(m[0]) < 500_000 else "", page.read_text(), flags=re.S))
 
 
-@pytest.mark.parametrize("name", ["distill", "student"])
+@pytest.mark.parametrize("name", ["distill", "student", "record"])
 def test_a_run_asks_for_pairs_of_teachers_beside_the_recipe(name):
     notebook = load_notebook(project_root() / "nbs" / "runs" / f"{name}.ipynb")
     assert declared(notebook)["teachers"].default == "" and "run.teachers_of(" in "".join("".join(c["source"]) for c in notebook["cells"])
@@ -68,6 +69,26 @@ def test_students_of_another_domain_are_reported_beside_a_baseline_without_teach
     tables = json.loads((tmp_path / "report" / "result.json").read_text())["metrics"]["tables"]
     assert set(tables["accuracy"][0]) == {"variant", "seeds", *NAMES, "average"}
     assert words_of(tmp_path / "report" / "report.html") == []
+
+
+@pytest.fixture
+def looked_at(tiny):
+    "What a recording of the example is told."
+    return {name: tiny[name] for name in ("student", "data", "image_root", "device")} | dict(recipe=str(SHAPES / "recipe.yaml"), methods="attention", replies=False)
+
+
+def test_teachers_of_another_domain_are_recorded(tiny, looked_at, tmp_path, monkeypatch):
+    play("record", tmp_path, monkeypatch, **looked_at, teachers=tiny["teachers"])
+    result = json.loads((tmp_path / "result.json").read_text())
+    bundle = read(tmp_path / "bundle.safetensors")
+    assert {k["capability"] for k in result["metrics"]["recordings"]} == {*NAMES} and not {*DRIVING.values()} & {*result["params"]}
+    assert [(m.name, m.role) for m in bundle.models] == [("find", "teacher"), ("count", "teacher"), ("student", "student")] and {p.capability for p in bundle.plans} == {*NAMES}
+
+
+def test_students_of_another_domain_are_recorded_alone_or_with_whom_they_name(looked_at, tmp_path, monkeypatch):
+    play("record", tmp_path / "alone", monkeypatch, **looked_at, **dict.fromkeys(DRIVING.values(), ""), questions=1)
+    assert [m.name for m in read(tmp_path / "alone" / "bundle.safetensors").models] == ["student"]
+    with pytest.raises(RunError, match="does not say who does; write find=FOLDER count=FOLDER"): play("record", tmp_path / "none", monkeypatch, **looked_at)
 
 
 BAD_RECIPES = {

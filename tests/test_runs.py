@@ -262,6 +262,22 @@ def test_the_miniatures_are_taught_examined_and_shipped(tmp_path, monkeypatch):
     assert before == {name: (ship / name / "model.safetensors").read_bytes() for name in names}
 
 
+def test_teaching_in_wrong_steps_ends_at_once_and_leaves_nothing(tmp_path, capsys):
+    from drivekd.cli import main as drivekd
+    quick = dict(work=tmp_path / "work", student_steps="1 1", teacher_steps="1 1 1", worlds=1, scenes=3, validation=3, planning_steps="1 2 3")
+    assert drivekd(["run", "teach", "--out", str(tmp_path / "run"), *(word for name, value in quick.items() for word in ("-p", f"{name}={value}"))]) == 2
+    assert "parameter planning_steps takes 1 or 2 positive whole numbers, a stage each, found '1 2 3'; write for example 1000 1000" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (dict(planning_steps="x"), "planning_steps takes 1 or 2 .* found 'x'"), (dict(perception_steps=""), "perception_steps takes 1 or 2 .* found ''"), (dict(reasoning_steps="0"), "found '0'"), (dict(student_steps="8000"), "student_steps takes 2 positive"),
+    (dict(teacher_steps="1 1 1 1"), "teacher_steps takes 3 positive .* write for example 1000 1000 1000$"), (dict(family="qwen"), "family must be empty or 'qwen2_5_vl', found 'qwen'"), (dict(exam_questions=0), "exam_questions must be positive")], ids=str)
+def test_what_cannot_be_taught_is_refused_before_a_world_is_made(tmp_path, monkeypatch, changes, words):
+    with pytest.raises(RunError, match=words): play("teach", tmp_path / "run", monkeypatch, work=str(tmp_path / "work"), **dict(worlds=1, scenes=3, validation=3, student_steps="1 1", teacher_steps="1 1 1") | changes)
+    assert not (tmp_path / "work").exists()
+
+
 def test_students_leave_answers_that_a_report_pairs(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("drivekd.runs.answersheet.below_project", lambda path: tmp_path / Path(path).name)
     for name, changes in (("agp-s0", dict(recipe="agp", share_targets=True)), ("ce-s0", dict(recipe="ce", train_on="planning")), ("base-s0", dict(recipe="ce", steps=0))):
