@@ -19,9 +19,23 @@ from drivekd.runs import identity as identity_module
 from drivekd.runs import plans as plans_module
 from drivekd.runs.identity import identity, named_data
 from drivekd.runs.parameters import RunError
-from drivekd.runs.plans import Planned, State, forecast, identities, main, planned_runs, pool, read_plan, slots_of, state_of, states, sweep
+from drivekd.runs.plans import (
+    Planned,
+    State,
+    forecast,
+    identities,
+    main,
+    planned_runs,
+    pool,
+    read_plan,
+    slots_of,
+    state_of,
+    states,
+    sweep,
+    write_sweep,
+)
 from drivekd.runs.runner import project_root, read_status
-from drivekd.runs.tables import read_claims
+from drivekd.runs.tables import read_claims, read_runs
 
 PARAMETERS = "x: int = 1\npause: float = 0.0\nseed: int = 0"
 WORK = """import time
@@ -179,8 +193,21 @@ def test_a_run_of_another_plan_is_outdated_and_made_again(plan, tmp_path):
     assert [s.status for s in sweep(plan(runs={"only": {"x": 1}}), out)] == ["ok"]
     changed = plan(runs={"only": {"x": 2}, "second": {"x": 3}})
     assert [s.status for s in states(changed, out, identities(changed))] == ["outdated", "missing"]
-    assert [s.status for s in sweep(changed, out)] == ["ok", "ok"]
+    with pytest.raises(RunError, match=r"1 finished runs .* \(only\); add --replace-outdated"): sweep(changed, out)
+    assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 1}, "nothing was touched"
+    assert [s.status for s in sweep(changed, out, replace_outdated=True)] == ["ok", "ok"]
     assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 2}
+
+
+def test_a_run_that_refuses_its_parameters_is_listed_with_the_reason(plan, tmp_path):
+    (tmp_path / "out").mkdir()
+    refusing = plan(runs={"a": {"x": 1}, "b": {"x": 2}})
+    (tmp_path / "out" / ".plan").mkdir()
+    (tmp_path / "out" / ".plan" / "b.log").write_text("[1/2]\ndrivekd run: there is no checkpoint at /nowhere\n")
+    found = states(refusing, tmp_path / "out", identities(refusing))
+    assert [(s.status, s.note) for s in found] == [("missing", ""), ("refused", "there is no checkpoint at /nowhere")]
+    write_sweep(refusing, tmp_path / "out", found)
+    assert read_runs([tmp_path / "out"]).others == {"out/a": "missing", "out/b": "refused: there is no checkpoint at /nowhere"}
 
 
 def command(tmp_path): return [sys.executable, "-m", "drivekd.cli", "sweep", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--jobs", "2"]

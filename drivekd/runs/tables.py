@@ -91,11 +91,17 @@ def _read(folder: Path) -> Run | str:
     return Run(re.sub(r"-s\d+$", "", folder.name), int(result["seed"]), folder, result, read_log(folder / "answers.jsonl"))
 
 
+def _planned(folder: Path) -> list[dict[str, Any]]:
+    "The runs of a sweep's folder, as its `sweep.json` lists them."
+    path = folder / "sweep.json"
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+
+
 def planned_folders(folder: Path) -> list[Path]:
     "The run folders of a sweep in the plan's order, missing ones too; of any other folder those that hold a run."
     if not folder.is_dir(): raise RunError(f"there is no folder {folder}; give folders of runs or of a sweep")
     if (folder / "status.json").exists(): return [folder]
-    if (folder / "sweep.json").exists(): return [folder / run["name"] for run in json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]]
+    if runs := _planned(folder): return [folder / run["name"] for run in runs]
     return sorted(p.parent for p in folder.glob("*/status.json"))
 
 
@@ -114,11 +120,11 @@ def read_runs(
 
 def _found_runs(given: Path) -> Runs:
     "The runs of a folder."
-    found = Runs()
+    found, refused = Runs(), {run["name"]: f"refused: {run['note']}" for run in _planned(given) if run.get("status") == "refused"}
     for folder in planned_folders(given):
         run = _read(folder)
         if isinstance(run, Run): found.ok.append(run)
-        else: found.others[f"{folder.parent.name}/{folder.name}"] = run
+        else: found.others[f"{folder.parent.name}/{folder.name}"] = refused.get(folder.name, run) if run == "missing" else run
     return found
 
 
