@@ -10,12 +10,13 @@ from test_runs import play
 from drivekd.data.questions import ACTIONS
 from drivekd.data.traffic import Thing
 from drivekd.models.loading import load_vlm
-from drivekd.runs.drives import agreement_rows, driving_rows, shots, students_in, telling, yardsticks_of
+from drivekd.runs.drives import agreement_rows, driving_rows, reply_rows, shots, students_in, telling, yardsticks_of
 from drivekd.runs.parameters import RunError
 from drivekd.runs.runner import project_root
 from drivekd.study import closed_loop, driving
 from drivekd.study.answerlog import AnswerLog
 from drivekd.study.closed_loop import (
+    MEASURES,
     YARDSTICKS,
     Driver,
     Frame,
@@ -226,6 +227,13 @@ def test_names_of_models_are_escaped_in_tables():
     from drivekd.runs.report import table
     page = table(*driving_rows({"<script>alert(1)</script>": [outcome(i, False, 30.) for i in range(3)]}))
     assert "<script>" not in page
+
+
+def test_the_road_and_the_replies_are_two_tables_that_together_show_every_measure():
+    outcomes = {"not asked": [{**outcome(i, False, 30.), "thinking": 0, "agreed": 0} for i in range(3)], "model": [outcome(i, False, 30., 6) for i in range(3)]}
+    (road, drivers), (replies, asked) = driving_rows(outcomes), reply_rows(outcomes, {"model": (1, 4)})
+    assert all(any(cell.startswith(name) for cell in road + replies) for name in ("collisions", *MEASURES)) and len(road) < 10
+    assert [row[0] for row in drivers] == list(outcomes) and [row[0] for row in asked] == ["model"] and "25" in asked[0][-1]
 
 
 def test_students_are_found_only_when_finished(tmp_path):
