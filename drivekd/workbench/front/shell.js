@@ -150,7 +150,8 @@ function frame(host, label) {
     over.replaceChildren(el("div", {class: "dk-row"}, el("h3", {}, title), button("Close (Esc)", close)), ...content);
     over.focus({preventScroll: true});
   };
-  on(over, "keydown", e => { e.stopPropagation(); if (e.key === "Escape") close(); });
+  for (const node of [over, root]) on(node, "keydown", e => { if (!chord(e)) e.stopPropagation(); });  // a notebook's own keys would cut its cell
+  on(over, "keydown", e => { if (e.key === "Escape") close(); });
   return {root, body, fail, open, close, say: text => { live.textContent = text; }};
 }
 
