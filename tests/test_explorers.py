@@ -823,6 +823,12 @@ def test_rows_that_were_put_together_are_marked(opened, shipped):
 # --- a bundle of one model
 
 
+def own(layers=(0, 5), **more):
+    "As a reader's own arrays come: one map a layer, no heads."
+    rng = np.random.default_rng(0)
+    return B.bundle_of("what is ahead ? a car".split(), {"llava": {l: rng.dirichlet(np.ones(9), 6)[:, :8] for l in layers}}, {n: Image.new("RGB", (64, 64)) for n in ("front", "back")}, answer_from=4, **more)
+
+
 def test_a_page_of_one_model_opens_whatever_mode_is_asked_for(opened):
     explorer = AttentionExplorer(partial(), {"mode": "difference", "colours": "cividis"})
     assert explorer.view == {"colours": "cividis"}
@@ -841,6 +847,11 @@ def test_a_method_by_which_no_model_of_the_view_was_recorded_is_refused():
 def test_a_view_of_two_models_that_is_narrowed_to_one_opens(opened, at):
     small = AttentionExplorer(known(), {"mode": "all", **at}).static(layers={"coarse": [0]})
     assert view(opened(small.html), "view.state.mode") == "a"
+
+
+def test_the_toolbar_of_one_model_holds_controls_and_no_words_of_the_program(opened):
+    tab = opened(AttentionExplorer(own()).page())
+    assert tab.eval_on_selector_all(".dk *", "all => all.flatMap(n => [...n.childNodes]).filter(n => n.nodeType === 3 && /^(false|true|null|undefined)$/.test(n.data.trim())).length") == 0 and tab.inner_text(".dk-controls").startswith("1 model")
 
 
 # --- one rule in Python and in the browser
@@ -933,6 +944,18 @@ def test_a_long_reply_can_be_opened_and_stays_open(opened, shipped):
     short, closed = high()
     tab.click(".dk-long summary"), tab.keyboard.press("c")
     assert closed == short and high()[1] > 2 * short
+
+
+def test_a_single_head_is_not_what_the_loss_compares(opened, shipped):
+    tab = opened(AttentionExplorer(shipped, {"preset": "planning"}).page())
+    pressed = lambda: tab.get_attribute("button[data-value=planning]", "aria-pressed")
+    held = [pressed()]
+    layers = view(tab, "[view.state.layersA, view.state.layersB]")
+    tab.select_option("label:has-text('head') select >> nth=0", "2")
+    assert [*held, pressed()] == ["true", "false"] and tab.inner_text(".dk-layers") == "" and view(tab, "[view.state.layersA, view.state.layersB]") == layers
+    tab.click("button[data-value=planning]"), tab.focus("canvas"), tab.keyboard.press("h")
+    assert pressed() == "false" and view(tab, "view.state.head") == 0
+    assert view(opened(AttentionExplorer(shipped, {"preset": "planning", "head": 2}).page()), "[view.state.preset, view.state.head]") == [None, 2]
 
 
 def test_what_is_measured_in_passing_leaves_the_state_as_it_was(opened, shipped):

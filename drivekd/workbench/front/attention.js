@@ -273,7 +273,7 @@ class AttentionView {
       if (!s[side] || given[key] || !anew && s[key].every(l => there.includes(l))) continue;
       s[key] = side === "a" ? there.slice(-1) : there.length ? [this.partner(s.layersA.at(-1))] : [];
     }
-    const plan = s.method === "attention" && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
+    const plan = s.method === "attention" && s.head == null && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
     s.step = plan ? plan.pairs.findIndex(([student, teachers]) => JSON.stringify([[student], teachers]) === shown) : -1;
     if (s.step < 0) Object.assign(s, {preset: null, step: 0});
     if (!s.rows.length) s.rows = [this.firstRow()];
@@ -402,7 +402,7 @@ class AttentionView {
       b: two && chooser("second", L.models.map(m => [m.name, this.title(m)]), s.b, v => this.models("b", v)),
       layersA: chooser("layer", [], 0, v => this.change({layersA: [Number(v)], layersB: two ? [this.partner(Number(v))] : []})),
       layersB: two && chooser("with", [], 0, v => this.change({layersB: [Number(v)]})),
-      head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)}, true)),
+      head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)})),
       method: chooser("method", [], s.method, v => this.method(v)),
       norm: chooser("colours and labels are parts of", [["pictures", "what is on the pictures"], ["row", "the whole row"]], s.norm,
         v => this.change({norm: v}, true), "the loss compares whole rows"),
@@ -429,15 +429,14 @@ class AttentionView {
     this.aside = el("aside", {}, this.mix, this.bars, this.scores);
     this.box.root.classList.add("dk-look");
     this.box.body.replaceChildren(el("style", {}, LOOK),
-      el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null,
-        capabilities.length ? u.presets.node : null, this.layersText,
+      el("div", {class: "dk-row"}, capabilities.length > 0 && [el("span", {class: "dk-field"}, "as the loss sees it:"), u.presets.node], this.layersText,
         el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
       el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node,
-        this.heads().length ? u.head.node : null, u.method.node),
+        this.heads().length > 0 && u.head.node, u.method.node),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
         el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, el("label", {class: "dk-field"}, "strength", u.opacity), u.norm.node,
-          hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node, u.common.node), this.sinksText, this.ablation, this.list),
+          hasOverview && u.part.node, u.objects.node, u.sinks.node, u.lock.node, u.common.node), this.sinksText, this.ablation, this.list),
         this.aside),
       el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it."
         : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
@@ -465,7 +464,7 @@ class AttentionView {
     }
     this.replies = el("div", {class: "dk-replies"}); this.carriedText = el("span", {class: "dk-cut"});
     const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []);
-      return rows.length ? button(label, () => this.select(rows)) : null; };
+      return rows.length > 0 && button(label, () => this.select(rows)); };
     return el("div", {class: "dk-text"}, lists, this.replies,
       el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true),
       group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
@@ -1008,7 +1007,7 @@ class AttentionView {
   key(e) {
     if (chord(e) || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
     const s = this.state, modes = s.b ? ["a", "b", "difference", "all"] : ["a"], cycle = (values, now) => values[(values.indexOf(now) + 1) % values.length];
-    const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}, true),
+    const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}),
       a: () => this.select(this.looks.tokens.map((_, i) => i)), s: () => this.change({sinks: !s.sinks}, true),
       o: () => this.change({objects: !s.objects}, true),
         l: () => { s.layout = cycle(Object.keys(LAYOUTS), s.layout); this.fit(); this.renew(); this.tell(); },

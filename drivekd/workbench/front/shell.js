@@ -44,7 +44,7 @@ const chord = e => e.ctrlKey || e.metaKey || e.altKey;
 /** A key that is ours is nobody else's. */
 const taken = e => { e.preventDefault(); e.stopPropagation(); };
 
-/** An element; `on…` properties are listeners, `class`, `role`, `aria-…`, `data-…` attributes, the rest properties. Strings become text. */
+/** An element; `on…` properties are listeners, `class`, `role`, `aria-…`, `data-…` attributes, the rest properties. Strings become text; what is null or false is left out. */
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
@@ -52,7 +52,7 @@ function el(tag, props = {}, ...children) {
     else if (/^(class|role|tabindex|for|colspan|scope|style)$|^(aria|data)-/.test(key)) node.setAttribute(key, value);
     else node[key] = value;
   }
-  node.append(...children.flat().filter(c => c != null));
+  node.append(...children.flat().filter(c => c != null && c !== false));
   return node;
 }
 
