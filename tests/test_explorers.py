@@ -47,7 +47,7 @@ def known():
     first[0], second[0] = 0, 0
     first[0, 6], second[0, [0, 27]] = 0.8, (0.05, 0.2)  # right picture: lower left; left picture: a corner, right picture: row 2, column 3
     return B.bundle_of("where is it there".split(), {"coarse": {0: first, 1: first[::-1], 2: first}, "fine": {0: second, 1: second, 2: second[::-1]}}, pictures,
-                       {"coarse": B.square_grids(2, 8), "fine": thumb}, answer_from=3, roles={"coarse": "teacher", "fine": "student"}, recipe=make_recipe("agp"),
+                       {"coarse": B.square_grids(2, 8), "fine": thumb}, answer_from=3, roles={"coarse": "teacher", "fine": "student"}, recipe=make_recipe("agp"), depth={"coarse": 3, "fine": 3},
                        objects=[B.SceneObject("c1 box", 1, (0.25, 0.75), (0.0, 0.5, 0.5, 1.0)), B.SceneObject("c2", 0, (0.5, 0.5))])
 
 
@@ -854,14 +854,33 @@ def test_the_toolbar_of_one_model_holds_controls_and_no_words_of_the_program(ope
     assert tab.eval_on_selector_all(".dk *", "all => all.flatMap(n => [...n.childNodes]).filter(n => n.nodeType === 3 && /^(false|true|null|undefined)$/.test(n.data.trim())).length") == 0 and tab.inner_text(".dk-controls").startswith("1 model")
 
 
+@pytest.mark.parametrize(("depth", "said"), [({}, ["1", "6"]), ({"llava": 32}, ["1 of 32", "6 of 32"])], ids=["unknown", "given"])
+def test_what_nobody_said_of_a_model_is_not_invented(opened, depth, said):
+    "Arrays of layers 1 and 6 do not say how many layers and heads their model has."
+    explorer = AttentionExplorer(own(depth=depth))
+    tab = opened(explorer.page())
+    assert tab.eval_on_selector_all(".dk-controls label:has-text('layer') option", "all => all.map(o => o.textContent)") == said
+    assert view(tab, "view.caption('a')") == "llava, layer 6" and explorer.summary().split(". ")[1].startswith("llava, layer 6: ")
+    tab.click("text=About")
+    about = tab.inner_text(".dk-over")
+    assert "heads" not in about and ("32 layers, 8 vision tokens" in about) == bool(depth) and "8 vision tokens" in about
+    assert "llava: layers 1, 6;" in repr(explorer.bundle)
+
+
+def test_models_of_unknown_depth_stand_beside_each_other(opened):
+    both = {l: np.full((1, 4), 0.2) for l in (0, 5)}
+    bundle = B.bundle_of(["a"], {"one": both, "two": {l: m for l, m in zip((2, 3, 11), [both[0]] * 3)}}, {"p": Image.new("RGB", (8, 8))}, depth={"one": 12})
+    explorer = AttentionExplorer(bundle, {"a": "one", "b": "two", "layersA": [5]})
+    assert view(opened(explorer.page()), "view.state.layersB") == [3] and "two, layer 4: " in explorer.summary()
+
+
 # --- one rule in Python and in the browser
 
 
 def deep():
     "A teacher of 12 layers recorded at the first, a student of 6 recorded at three; no plan."
     even = lambda layers: {l: np.full((2, 4), 0.2) for l in layers}
-    bundle = B.bundle_of(["a", "b"], {"t": even([0]), "s": even([0, 1, 5])}, {"p": Image.new("RGB", (8, 8))}, roles={"t": "teacher", "s": "student"})
-    return replace(bundle, models=tuple(replace(m, layers={"t": 12, "s": 6}[m.name]) for m in bundle.models))
+    return B.bundle_of(["a", "b"], {"t": even([0]), "s": even([0, 1, 5])}, {"p": Image.new("RGB", (8, 8))}, roles={"t": "teacher", "s": "student"}, depth={"t": 12, "s": 6})
 
 
 @pytest.mark.parametrize(("at", "layers"), [({}, [0]), slowly({"a": "t", "b": "s"}, [0]), slowly({"a": "s", "b": "s", "layersA": [1]}, [1]), ({"layersB": [5]}, [5])], ids=str)

@@ -306,7 +306,8 @@ class AttentionView {
     && [this.state.a, this.state.b].includes(m.model)).map(m => m.head))].sort((x, y) => x - y); }
   /** The second model's layer at the same relative depth as one of the first's. */
   partner(layer) {
-    const {a, b} = this.state, there = this.recorded("b"), depth = (layer + 0.5) / this.looks.model(a).layers * this.looks.model(b).layers - 0.5;
+    const L = this.looks, there = this.recorded("b"),
+      deep = side => L.model(this.state[side]).layers || 1 + Math.max(...this.recorded(side, "attention")), depth = (layer + 0.5) / deep("a") * deep("b") - 0.5;
     return there.reduce((best, l) => Math.abs(l - depth) < Math.abs(best - depth) ? l : best, there[0]);
   }
   plan() { const {a, b, preset} = this.state; return this.looks.plans.find(p => p.capability === preset && p.teacher === a && p.student === b); }
@@ -431,7 +432,7 @@ class AttentionView {
     this.box.body.replaceChildren(el("style", {}, LOOK),
       el("div", {class: "dk-row"}, capabilities.length > 0 && [el("span", {class: "dk-field"}, "as the loss sees it:"), u.presets.node], this.layersText,
         el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
-      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node,
+      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b.node, u.layersB.node,
         this.heads().length > 0 && u.head.node, u.method.node),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
@@ -506,8 +507,8 @@ class AttentionView {
         el("summary", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, flat(m.reply))))));
       this.offerWhole();
     }
-    const label = (side, layers) => layers.map(l => l + 1).join(", ") + " of " + L.model(s[side]).layers,
-      options = side => this.recorded(side).map(l => [l, `${l + 1} of ${L.model(s[side]).layers}`]);
+    const label = (side, layers) => { const all = L.model(s[side]).layers; return layers.map(l => l + 1).join(", ") + (all ? " of " + all : ""); },
+      options = side => this.recorded(side).map(l => [l, label(side, [l])]);
     const grouped = (side, layers) => layers.length > 1 ? [["group", `mean of ${layers.map(l => l + 1).join(", ")}`], ...options(side)] : options(side);
     u.a.select.value = s.a; u.layersA.fill(grouped("a", s.layersA), s.layersA.length > 1 ? "group" : s.layersA[0]);
     if (u.b) { u.b.select.value = s.b; u.layersB.fill(grouped("b", s.layersB), s.layersB.length > 1 ? "group" : s.layersB[0]); }
@@ -652,13 +653,13 @@ class AttentionView {
   }
   /** Whose map, of which layers, by which method. */
   caption(what) {
-    const heads = side => { const {head} = this.side(side); return head == null ? "mean of heads" : `head ${head + 1}`; },
-      of = side => this.who(side) + (this.state.head == null ? "" : ` (${heads(side)})`);
+    const heads = side => { const {head} = this.side(side); return head != null ? `head ${head + 1}` : this.looks.model(this.state[side]).heads > 1 && "mean of heads"; },
+      of = side => { const said = this.state.head != null && heads(side); return this.who(side) + (said ? ` (${said})` : ""); };
     if (what === "difference") return `${of("b")} minus ${of("a")}`;
     const {layers, method} = this.side(what), [first] = layers, numbers = layers.map(l => l + 1), last = layers.at(-1);
     const at = layers.length > 1 ? "s " + (last - first === layers.length - 1 ? `${first + 1} to ${last + 1}` : numbers.join(", ")) : " " + numbers;
     return [this.who(what), method === "rollout" ? "all layers" : "layer" + at,
-      {attention: heads(what), gradient: "gradient-weighted"}[method] || method].join(", ");
+      {attention: heads(what), gradient: "gradient-weighted"}[method] ?? method].filter(Boolean).join(", ");
   }
   /** The chosen tokens. */
   spoken() {
@@ -1030,7 +1031,7 @@ class AttentionView {
     const facts = {record, "asks for": capability, "compared as in the recipe": recipe, "recorded by drivekd": drivekd, ...rest};
     this.box.open("About this bundle", el("table", {class: "dk-keys"},
       el("tbody", {}, Object.entries(facts).filter(([, v]) => v).map(([k, v]) => line(k, v)), L.models.map(m => [
-      line(el("b", {}, this.title(m)), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`),
+      line(el("b", {}, this.title(m)), [m.layers && m.layers + " layers", m.heads > 1 && m.heads + " heads", `${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`].filter(Boolean).join(", ")),
       ["attention", "rollout", "gradient"].map(method => [method, maps(m, method)]).filter(([, said]) => said).map(([method, said]) => line(method, said))]).flat(2))));
   }
   keep() {
