@@ -938,7 +938,34 @@ WRITTEN = """() => { const v = document.querySelector('.dk').view, said = [], pe
 @pytest.mark.parametrize(("mode", "bars"), [("a", (True, False)), slowly("difference", (False, True)), ("all", (True, True))])
 def test_every_kind_of_map_that_is_shown_has_its_bar_of_colours(opened, shipped, mode, bars):
     said = opened(AttentionExplorer(shipped, {"preset": "planning", "mode": mode}).page()).evaluate(WRITTEN)
-    assert tuple(any(words in text for text in said) for words in ("+ of the row, per", "difference, points of the row, per")) == bars
+    assert tuple(any(words in text for text in said) for words in (") of the row, per", ") difference, points of the row, per")) == bars
+
+
+def test_what_is_beyond_the_scale_is_said_and_dotted(opened):
+    "One patch of 512 holds 36 % of the row, the scale ends far below."
+    row = np.full((1, 512), 0.4 / 511)
+    row[0, 300:303] = 0.36, 0.02, 0.01
+    bundle = B.bundle_of(["a"], {"m": {0: row}, "even": {0: np.full((1, 512), 1 / 512)}}, {n: Image.new("RGB", (64, 64), "#fff") for n in "pq"})
+    tab = opened(AttentionExplorer(bundle, {"a": "m", "b": "even", "norm": "row", "mode": "all"}).page())
+    whole, apart = [next(text for text in tab.evaluate(WRITTEN) if "(dots: more" in text and ("difference" in text) == second) for second in (False, True)]
+    assert "+ (dots: more, up to 36" in whole and "+ (dots: more, up to \u221235.5) difference" in apart
+    dotted = """(() => { const out = [], pen = view.canvas.getContext('2d'), fill = pen.fillRect; let at = null;
+      pen.fillRect = function (...box) { if (pen.fillStyle === '#000000') out.push(box); fill.apply(this, box); }; view.draw(pen, view.shape.ratio); delete pen.fillRect; return out; })()"""
+    found, expected = view(tab, dotted), view(tab, "['a', 'b', 'difference'].map(k => { const c = view.now[k]; return c.filter(x => Math.abs(x) > (k === 'difference' ? view.topDifference : view.top)).length; })")
+    x, y, *_ = found[0]
+    panel = view(tab, "(({x, y, boxes}) => [x + boxes[1].x, y + boxes[1].y, boxes[1].w, boxes[1].h])(view.panels[0])")
+    column, line = (300 - 256) % 16, (300 - 256) // 16
+    assert len(found) == sum(expected) > 0 and expected[1] == 0 and [x + 1, y + 1] == pytest.approx([panel[0] + (column + .5) * panel[2] / 16, panel[1] + (line + .5) * panel[3] / 16], abs=1e-3)
+
+
+def test_a_long_table_of_objects_fits_beside_the_pictures(opened, shipped):
+    "Sixty objects with long names; the gaze is all on one of them."
+    objects = [B.SceneObject(f"a very long name of object {i}", i % 6, (0.5, 0.5), (0.4, 0.4, 0.42, 0.42)) for i in range(60)]
+    tab = opened(AttentionExplorer(replace(shipped, objects=tuple(objects)), {"preset": "planning"}).page(), 1440, 900)
+    view(tab, "(document.querySelector('.dk-scroll').style.width = '315px', view.scores.querySelectorAll('td:nth-child(n+3)').forEach(cell => { if (cell.textContent.includes('×')) cell.textContent = '×123.4'; }))")
+    wide, there = view(tab, "(({scrollWidth, clientWidth}) => [scrollWidth, clientWidth])(document.querySelector('.dk-scroll'))")
+    names = tab.eval_on_selector_all(".dk-scores .dk-link", "all => all.map(b => b.getBoundingClientRect().width)")
+    assert wide == there == 315 and min(names) > 30
 
 
 def test_the_table_of_tokens_is_one_stop_of_the_tab_key(opened, shipped):

@@ -120,7 +120,7 @@ function lottery(seed) {
 
 const STYLE = `
 .dk{--bg:var(--jp-layout-color1,#fff);--ink:var(--jp-ui-font-color1,#1b1f24);--soft:var(--jp-ui-font-color2,#5c6570);--line:var(--jp-border-color2,#d9dde2);--fill:var(--jp-layout-color2,#f3f5f7);--hot:#1f6feb;
- container-type:inline-size;background:var(--bg);color:var(--ink);font:13px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;padding:12px 14px;border:1px solid var(--line);border-radius:8px;position:relative;text-align:left}
+ container-type:inline-size;background:var(--bg);color:var(--ink);font:13px/1.45 system-ui,sans-serif;padding:12px 14px;border:1px solid var(--line);border-radius:8px;position:relative;text-align:left}
 .dk *{box-sizing:border-box}.dk h3{font-size:12px;margin:0 0 4px;font-weight:650;color:var(--ink)}
 .dk button,.dk select,.dk input{font:inherit;color:inherit}.dk select,.dk button{background:var(--bg);border:1px solid var(--line);border-radius:5px;padding:2px 8px;cursor:pointer;min-height:26px}
 .dk select{max-width:190px}.dk button[aria-pressed=true]{background:var(--ink);color:var(--bg);border-color:var(--ink)}.dk button:disabled{opacity:.45;cursor:default}
@@ -128,7 +128,7 @@ const STYLE = `
 .dk-field{display:inline-flex;gap:5px;align-items:center;color:var(--soft);white-space:nowrap}.dk-segments{display:inline-flex}.dk-segments button{border-radius:0;margin-left:-1px}
 .dk-segments button:first-child{border-radius:5px 0 0 5px}.dk-segments button:last-child{border-radius:0 5px 5px 0}
 .dk-error{background:#b42318;color:#fff;padding:6px 10px;border-radius:5px;margin-bottom:8px}.dk-note{color:var(--soft);font-size:12px;margin:8px 0 0}
-.dk-over{position:absolute;inset:8px;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:14px;overflow:auto;z-index:5;box-shadow:0 8px 30px rgba(0,0,0,.25)}.dk-over img{max-width:100%}
+.dk-over{position:absolute;inset:8px;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:14px;overflow:auto;z-index:5}.dk-over img{max-width:100%}
 .dk kbd{border:1px solid var(--line);border-radius:4px;padding:0 5px;background:var(--fill);font:12px ui-monospace,monospace}.dk table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 .dk th,.dk td{text-align:right;padding:1px 5px;border:0;white-space:nowrap;background:none}.dk th:first-child,.dk td:first-child{text-align:left}.dk th{font-weight:500;color:var(--soft)}
 .dk .dk-keys{width:auto}.dk .dk-keys td{padding:3px 12px 3px 0;text-align:left;white-space:normal}.dk-keys kbd{margin-right:4px}
