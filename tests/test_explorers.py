@@ -659,6 +659,7 @@ def test_words_and_cameras_fit_on_one_small_screen(opened, shipped, width):
     top = tab.evaluate("document.querySelector('.dk-words').getBoundingClientRect().top")
     bottom = view(tab, "view.canvas.getBoundingClientRect().top + view.panels[0].y + view.panels[0].height")
     assert bottom - top < 640
+    assert view(tab, "view.panels.slice(0, 2).every(p => view.canvas.getBoundingClientRect().top + scrollY + p.y + p.boxes[0].h < 500)")  # the first row of both models
 
 
 def test_heads_share_one_scale_unless_one_asks_otherwise(opened, shipped):

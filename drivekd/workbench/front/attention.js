@@ -336,7 +336,7 @@ class AttentionView {
     if (!values) return null;
     const m = this.looks.model(look.model), sink = hide ? this.looks.sink(look) : null;
     for (let v = 0; v < values.length; v++) if ((sink && sink[v]) || (s.part !== "both" && (s.part === "overview") !== Boolean(m.overview[v]))) values[v] = 0;
-    const total = s.norm === "pictures" || s.method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
+    const total = this.ofRow() ? 1 : sum(values);  // gradients have no unit of their own
     return total > 0 ? values.map(x => x / total) : values;
   }
   /** How many sinks of a side there are, and how much of its rows they hold. */
@@ -478,7 +478,7 @@ class AttentionView {
   // --- drawing
 
   fit() {
-    const width = Math.max(280, Math.floor(this.stage.clientWidth)), s = this.state, wide = s.mode === "all" && width > 700;
+    const width = Math.max(280, Math.floor(this.stage.clientWidth)), s = this.state, wide = s.mode === "all" && width > 560;
     const shown = s.mode === "all" ? ["a", "b", "difference"] : [s.mode], gap = 14, head = 20;
     const panel = wide ? (width - gap) / 2 : width, {boxes, height, middle} = panes(this.looks.cameras, s.layout, panel);
     const place = i => wide ? [i % 2 * (panel + gap), Math.floor(i / 2)] : [0, i];
@@ -592,8 +592,7 @@ class AttentionView {
     return out;
   }
   scale() {
-    const both = [this.now.a, this.now.b].filter(Boolean).map(c => this.dense(c)), all = new Float32Array(both.reduce((n, c) => n + c.length, 0));
-    both.reduce((at, c) => { all.set(c, at); return at + c.length; }, 0);
+    const all = this.known.flatMap(w => [...this.dense(this.now[w])]);
     this.top = this.state.lock ?? this.topOfHeads() ?? (all.length ? quantile(all, 0.995) : 1);
     const apart = this.now.difference ? this.dense(this.now.difference) : [];
     this.topDifference = apart.length ? quantile(apart.map(Math.abs), 0.995) : 1;
@@ -605,8 +604,7 @@ class AttentionView {
       key = JSON.stringify([s.a, s.b, s.layersA, s.layersB, s.sinks, s.part, s.norm, rows]);
     if (!heads.length) return null;
     if (this.headsKey !== key) {
-      const sides = this.sides(), cells = () => sides.filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean);
-      const topsOf = () => cells().map(c => quantile(this.dense(c), 0.995));
+      const topsOf = () => this.sides().filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean).map(c => quantile(this.dense(c), 0.995));
       const tops = heads.flatMap(head => this.assuming({head}, topsOf));
       this.headsKey = key; this.headsTop = tops.length ? Math.max(...tops) : null;
     }
@@ -639,7 +637,7 @@ class AttentionView {
           this.drawBeyond(pen, dense, p, difference ? this.topDifference : this.top, x, y, box); }
         const own = cells ? this.common.on(cells, p) : 0;
         if (s.objects) this.drawObjects(pen, p, x, y, box);
-        this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) + this.ofRow() : "not recorded", x, y, box);
+        this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) + (box.w > 130 ? this.ofRow() : "") : "not recorded", x, y, box);
       });
       if (panel.middle && cells) this.drawVehicle(pen,
         {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, INKS[panel.what]);
@@ -708,7 +706,7 @@ class AttentionView {
   }
   /** The vehicle from above: into each camera's field of view a wedge as long as its share. */
   drawVehicle(pen, {x, y, w, h}, cells, colour) {
-    const cx = x + w / 2, cy = y + h / 2, r = Math.min(w, h) * 0.47, shares = this.looks.cameras.map((_, p) => cells ? this.common.on(cells, p) : 0),
+    const cx = x + w / 2, cy = y + h / 2, r = Math.min(w, h) * 0.47, shares = this.looks.cameras.map((_, p) => this.common.on(cells, p)),
       most = Math.max(1e-9, ...shares.map(Math.abs));
     this.looks.cameras.forEach((camera, p) => {
       const [yaw, fov] = VIEWS[camera.name], mid = -Math.PI / 2 - yaw * Math.PI / 180, half = fov * Math.PI / 360;
@@ -733,7 +731,7 @@ class AttentionView {
   /** Labels say so where they are not parts of what the table below divides. */
   ofRow() { return this.state.norm === "row" && this.state.method !== "gradient" ? " of row" : ""; }
   drawBar(pen, ink) {
-    const {mode, b, method, norm} = this.state, {width, height} = this.shape, w = Math.min(170, width / 3),
+    const {mode, b} = this.state, {width, height} = this.shape, w = Math.min(170, width / 3),
       per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
     const end = (say, top, most) => say(top) + (Math.abs(most) > top ? `+ (dots: more, up to ${say(most)})` : ""), strip = (y, lut, low, high, text) => {
       pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, 0, y + 6);
@@ -742,7 +740,7 @@ class AttentionView {
       pen.fillStyle = blend; pen.fillRect(from, y, w, 12);
       pen.fillStyle = ink; pen.fillText(shortened(pen, `${high} ${text}`, width - from - w - 5), from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
-    const unit = method === "gradient" || norm === "pictures" ? "of what is on the pictures" : "of the row";
+    const unit = this.ofRow() ? "of the row" : "of what is on the pictures";
     if (["a", "b"].some(w => [w, "all"].includes(mode) && this.now[w])) strip(height - (mode === "all" ? 38 : 20), this.lut, "0",
       end(x => percent(x, 2), this.top, this.most), `${unit}, ${per}${b ? "; one scale for both" : ""}`);
     if (["all", "difference"].includes(mode) && this.now.difference) strip(height - 20, this.diverging, signed(-this.topDifference),
@@ -789,7 +787,7 @@ class AttentionView {
     this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"),
       el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"),
       ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
-      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"},
+      this.ofRow() ? el("p", {class: "dk-note"},
         `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
   }
   showScores() {
@@ -1037,16 +1035,14 @@ class AttentionView {
     };
     const facts = {record, "asks for": capability, "compared as in the recipe": recipe, "recorded by drivekd": drivekd, ...rest};
     this.box.open("About this bundle", el("table", {class: "dk-keys"},
-      el("tbody", {}, Object.entries(facts).filter(([, v]) => v).map(([k, v]) => line(k, v)), L.models.map(m => [
+      el("tbody", {}, Object.entries(facts).map(([k, v]) => v && line(k, v)), L.models.map(m => [
       line(el("b", {}, this.title(m)), [m.layers && m.layers + " layers", m.heads > 1 && m.heads + " heads", `${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`].filter(Boolean).join(", ")),
-      ["attention", "rollout", "gradient"].map(method => [method, maps(m, method)]).filter(([, said]) => said).map(([method, said]) => line(method, said))]).flat(2))));
+      ["attention", "rollout", "gradient"].map(method => { const said = maps(m, method); return said && line(method, said); })]).flat(2))));
   }
   keep() {
-    const {width, height} = this.shape, {root} = this.box, view = el("canvas", {width: 2 * width, height: 2 * height});
-    const head = pen => this.heading().reduce((y, line) => write(pen, line, 20, y + 34, 2 * width, "24px " + FONT, 30), 6),
-      low = head(canvasOf(root, 1, 1).pen) + 20;
-    const {canvas, pen} = canvasOf(root, 2 * width + 40, low + 2 * height + 20);
-    head(pen); this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, low);
+    const {width, height} = this.shape, view = el("canvas", {width: 2 * width, height: 2 * height}),
+      {canvas, pen, top} = sheet(this.box.root, 2 * width + 40, 2 * height + 20, this.heading(), 24);
+    this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, top);
     offerPicture(this.box, canvas, "attention.png", this.heading().join(". "));
   }
 }
@@ -1088,6 +1084,7 @@ aside>div{min-width:0}aside>div:empty{display:none}
 .dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}
 .dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores td:first-child{max-width:0;width:99%}.dk-scores .dk-link{max-width:100%}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
 .dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
+@container (max-width:1100px){.dk-row{gap:4px 8px}.dk-controls{margin:4px 0}select{max-width:150px}button,select{min-height:24px;padding:1px 6px}.dk-text{padding:4px 8px;margin-bottom:6px}.dk-line>b{flex-basis:96px}.dk-words{line-height:1.5;max-height:4.5em}}
 @container (min-width:720px) and (max-width:1059px){aside>div:last-child{grid-column:2;grid-row:1/span 2}}
 }
 `;

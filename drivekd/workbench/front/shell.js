@@ -196,6 +196,14 @@ function write(pen, text, x, y, width, font, step) {
   return y;
 }
 
+/** A canvas with lines of text at its top, and where they end. */
+function sheet(root, width, height, lines, size) {
+  const words = pen => lines.reduce((y, line) => write(pen, line, 20, y + 1.4 * size, width - 40, `${size}px ${FONT}`, 1.25 * size), 6),
+    top = words(canvasOf(root, 1, 1).pen) + 20, made = canvasOf(root, width, top + height);
+  words(made.pen);
+  return {...made, top};
+}
+
 // --- where a view gets its data ----------------------------------------------------------------------------------------------------
 
 /** In a page: bytes from the page itself, no kernel. */
