@@ -25,7 +25,7 @@ def made(store="uint8", **options):
     rng = np.random.default_rng(0)
     maps = {"big": {l: rng.dirichlet(np.ones(9), (2, 5))[..., :8] for l in range(4)}, "small": {l: rng.dirichlet(np.ones(3), 5)[:, :2] for l in range(3)}}
     return B.bundle_of("is the car moving Yes".split(), maps, PICTURES, roles={"big": "teacher", "small": "student"}, answer_from=4, recipe=make_recipe("agp"), store=store,
-                       objects=[B.SceneObject("c1", 0, (0.2, 0.3)), B.SceneObject("car", 1, None, (0.1, 0.2, 0.5, 0.6))], **options)
+                       objects=[B.SceneObject("c1", 0, (0.2, 0.3)), B.SceneObject("car", 1, None, (0.1, 0.2, 0.5, 0.6))], **{"depth": {"big": 4, "small": 3}, **options})
 
 
 def rewritten(change):
@@ -301,3 +301,16 @@ def test_layers_of_arrays_are_counted(layers):
 
 def test_boxes_that_were_divided_with_rounding_end_at_the_edge():
     assert B.Geometry([0], [[-5e-5, 0, 1 + 5e-5, 1]], [False]).boxes.tolist() == [[0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(("depth", "message"), [({"m": 0}, "depth is the number of layers of m, found"), ({"n": 4}, "depth is the number of layers of m, found"), ({"m": 5}, "must exist: 1 tokens, 5 layers"), (None, None)])
+def test_how_many_layers_a_model_has_is_said_or_unknown(depth, message):
+    make = lambda **more: B.bundle_of(["a"], {"m": {l: np.full((1, 8), 1 / 8) for l in (0, 5)}}, PICTURES, depth=depth, **more)
+    if message:
+        with pytest.raises(B.BundleError, match=message): make()
+        return
+    assert make().models[0].layers is None and B.from_bytes(make().to_bytes()) == make()
+
+
+def test_a_recipe_needs_to_know_how_many_layers_there_are():
+    with pytest.raises(B.BundleError, match="found no number for big; give depth={'big': …}"): made(depth={"small": 3})

@@ -402,6 +402,26 @@ def test_the_picture_is_a_png_with_something_on_it(tab):
     assert shades > 40
 
 
+PAINTED = """async x => { const said = [], write = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function (text, ...at) { said.push(text); write.call(this, text, ...at); };
+  try { await x.picture(); } finally { CanvasRenderingContext2D.prototype.fillText = write; } return said.join(""); }"""
+
+
+def test_the_picture_says_what_it_shows_of_which_run_and_what_is_not_to_scale(browser, watch, record, tmp_path):
+    page = browser.new_page()
+    wrong = watch(page, [])
+    page.goto(ConflictExplorer(record[:1], FEW, run="my <b>run</b>").to_html(tmp_path / "x.html").as_uri())
+    page.wait_for_selector(".dkc svg")
+    page.evaluate("(x => { const far = i => i ? 1 : 40; x.state.move = 0; x.steps[0].gram = x.steps[0].gram.map((r, i) => r.map((v, j) => v * far(i) * far(j))); x.paint(); })(document.getElementById('dk-host').explorer)")
+    said, titles = page.evaluate(f"({PAINTED})(document.getElementById('dk-host').explorer)"), page.locator(".dkc section h3").all_text_contents()
+    exact, held = page.evaluate("(x => [x.exact.textContent, x.held.textContent])(document.getElementById('dk-host').explorer)")
+    assert "Gradient conflicts of my <b>run</b>, step 1Step 1: " in said
+    assert "not to scale" in exact and exact in said and held in said and "lies in this plane" in held
+    assert [t in said for t in titles] == [t != "By hand" for t in titles] and len(titles) == 7
+    page.close()
+    assert wrong == []
+
+
 def test_a_record_opens_at_the_step_and_pair_that_were_asked_for(record):
     explorer = ConflictExplorer(record, FEW, step=7, pair=("perception", "planning"))
     assert explorer.view == {"step": 7, "pair": ["perception", "planning"]}

@@ -47,7 +47,7 @@ def known():
     first[0], second[0] = 0, 0
     first[0, 6], second[0, [0, 27]] = 0.8, (0.05, 0.2)  # right picture: lower left; left picture: a corner, right picture: row 2, column 3
     return B.bundle_of("where is it there".split(), {"coarse": {0: first, 1: first[::-1], 2: first}, "fine": {0: second, 1: second, 2: second[::-1]}}, pictures,
-                       {"coarse": B.square_grids(2, 8), "fine": thumb}, answer_from=3, roles={"coarse": "teacher", "fine": "student"}, recipe=make_recipe("agp"),
+                       {"coarse": B.square_grids(2, 8), "fine": thumb}, answer_from=3, roles={"coarse": "teacher", "fine": "student"}, recipe=make_recipe("agp"), depth={"coarse": 3, "fine": 3},
                        objects=[B.SceneObject("c1 box", 1, (0.25, 0.75), (0.0, 0.5, 0.5, 1.0)), B.SceneObject("c2", 0, (0.5, 0.5))])
 
 
@@ -659,6 +659,7 @@ def test_words_and_cameras_fit_on_one_small_screen(opened, shipped, width):
     top = tab.evaluate("document.querySelector('.dk-words').getBoundingClientRect().top")
     bottom = view(tab, "view.canvas.getBoundingClientRect().top + view.panels[0].y + view.panels[0].height")
     assert bottom - top < 640
+    assert view(tab, "view.panels.slice(0, 2).every(p => view.canvas.getBoundingClientRect().top + scrollY + p.y + p.boxes[0].h < 500)")  # the first row of both models
 
 
 def test_heads_share_one_scale_unless_one_asks_otherwise(opened, shipped):
@@ -823,6 +824,12 @@ def test_rows_that_were_put_together_are_marked(opened, shipped):
 # --- a bundle of one model
 
 
+def own(layers=(0, 5), **more):
+    "As a reader's own arrays come: one map a layer, no heads."
+    rng = np.random.default_rng(0)
+    return B.bundle_of("what is ahead ? a car".split(), {"llava": {l: rng.dirichlet(np.ones(9), 6)[:, :8] for l in layers}}, {n: Image.new("RGB", (64, 64)) for n in ("front", "back")}, answer_from=4, **more)
+
+
 def test_a_page_of_one_model_opens_whatever_mode_is_asked_for(opened):
     explorer = AttentionExplorer(partial(), {"mode": "difference", "colours": "cividis"})
     assert explorer.view == {"colours": "cividis"}
@@ -843,14 +850,38 @@ def test_a_view_of_two_models_that_is_narrowed_to_one_opens(opened, at):
     assert view(opened(small.html), "view.state.mode") == "a"
 
 
+def test_the_toolbar_of_one_model_holds_controls_and_no_words_of_the_program(opened):
+    tab = opened(AttentionExplorer(own()).page())
+    assert tab.eval_on_selector_all(".dk *", "all => all.flatMap(n => [...n.childNodes]).filter(n => n.nodeType === 3 && /^(false|true|null|undefined)$/.test(n.data.trim())).length") == 0 and tab.inner_text(".dk-controls").startswith("1 model")
+
+
+@pytest.mark.parametrize(("depth", "said"), [({}, ["1", "6"]), ({"llava": 32}, ["1 of 32", "6 of 32"])], ids=["unknown", "given"])
+def test_what_nobody_said_of_a_model_is_not_invented(opened, depth, said):
+    "Arrays of layers 1 and 6 do not say how many layers and heads their model has."
+    explorer = AttentionExplorer(own(depth=depth))
+    tab = opened(explorer.page())
+    assert tab.eval_on_selector_all(".dk-controls label:has-text('layer') option", "all => all.map(o => o.textContent)") == said
+    assert view(tab, "view.caption('a')") == "llava, layer 6" and explorer.summary().split(". ")[1].startswith("llava, layer 6: ")
+    tab.click("text=About")
+    about = tab.inner_text(".dk-over")
+    assert "heads" not in about and ("32 layers, 8 vision tokens" in about) == bool(depth) and "8 vision tokens" in about
+    assert "llava: layers 1, 6;" in repr(explorer.bundle)
+
+
+def test_models_of_unknown_depth_stand_beside_each_other(opened):
+    both = {l: np.full((1, 4), 0.2) for l in (0, 5)}
+    bundle = B.bundle_of(["a"], {"one": both, "two": {l: m for l, m in zip((2, 3, 11), [both[0]] * 3)}}, {"p": Image.new("RGB", (8, 8))}, depth={"one": 12})
+    explorer = AttentionExplorer(bundle, {"a": "one", "b": "two", "layersA": [5]})
+    assert view(opened(explorer.page()), "view.state.layersB") == [3] and "two, layer 4: " in explorer.summary()
+
+
 # --- one rule in Python and in the browser
 
 
 def deep():
     "A teacher of 12 layers recorded at the first, a student of 6 recorded at three; no plan."
     even = lambda layers: {l: np.full((2, 4), 0.2) for l in layers}
-    bundle = B.bundle_of(["a", "b"], {"t": even([0]), "s": even([0, 1, 5])}, {"p": Image.new("RGB", (8, 8))}, roles={"t": "teacher", "s": "student"})
-    return replace(bundle, models=tuple(replace(m, layers={"t": 12, "s": 6}[m.name]) for m in bundle.models))
+    return B.bundle_of(["a", "b"], {"t": even([0]), "s": even([0, 1, 5])}, {"p": Image.new("RGB", (8, 8))}, roles={"t": "teacher", "s": "student"}, depth={"t": 12, "s": 6})
 
 
 @pytest.mark.parametrize(("at", "layers"), [({}, [0]), slowly({"a": "t", "b": "s"}, [0]), slowly({"a": "s", "b": "s", "layersA": [1]}, [1]), ({"layersB": [5]}, [5])], ids=str)
@@ -908,7 +939,34 @@ WRITTEN = """() => { const v = document.querySelector('.dk').view, said = [], pe
 @pytest.mark.parametrize(("mode", "bars"), [("a", (True, False)), slowly("difference", (False, True)), ("all", (True, True))])
 def test_every_kind_of_map_that_is_shown_has_its_bar_of_colours(opened, shipped, mode, bars):
     said = opened(AttentionExplorer(shipped, {"preset": "planning", "mode": mode}).page()).evaluate(WRITTEN)
-    assert tuple(any(words in text for text in said) for words in ("+ of the row, per", "difference, points of the row, per")) == bars
+    assert tuple(any(words in text for text in said) for words in (") of the row, per", ") difference, points of the row, per")) == bars
+
+
+def test_what_is_beyond_the_scale_is_said_and_dotted(opened):
+    "One patch of 512 holds 36 % of the row, the scale ends far below."
+    row = np.full((1, 512), 0.4 / 511)
+    row[0, 300:303] = 0.36, 0.02, 0.01
+    bundle = B.bundle_of(["a"], {"m": {0: row}, "even": {0: np.full((1, 512), 1 / 512)}}, {n: Image.new("RGB", (64, 64), "#fff") for n in "pq"})
+    tab = opened(AttentionExplorer(bundle, {"a": "m", "b": "even", "norm": "row", "mode": "all"}).page())
+    whole, apart = [next(text for text in tab.evaluate(WRITTEN) if "(dots: more" in text and ("difference" in text) == second) for second in (False, True)]
+    assert "+ (dots: more, up to 36" in whole and "+ (dots: more, up to \u221235.5) difference" in apart
+    dotted = """(() => { const out = [], pen = view.canvas.getContext('2d'), fill = pen.fillRect; let at = null;
+      pen.fillRect = function (...box) { if (pen.fillStyle === '#000000') out.push(box); fill.apply(this, box); }; view.draw(pen, view.shape.ratio); delete pen.fillRect; return out; })()"""
+    found, expected = view(tab, dotted), view(tab, "['a', 'b', 'difference'].map(k => { const c = view.now[k]; return c.filter(x => Math.abs(x) > (k === 'difference' ? view.topDifference : view.top)).length; })")
+    x, y, *_ = found[0]
+    panel = view(tab, "(({x, y, boxes}) => [x + boxes[1].x, y + boxes[1].y, boxes[1].w, boxes[1].h])(view.panels[0])")
+    column, line = (300 - 256) % 16, (300 - 256) // 16
+    assert len(found) == sum(expected) > 0 and expected[1] == 0 and [x + 1, y + 1] == pytest.approx([panel[0] + (column + .5) * panel[2] / 16, panel[1] + (line + .5) * panel[3] / 16], abs=1e-3)
+
+
+def test_a_long_table_of_objects_fits_beside_the_pictures(opened, shipped):
+    "Sixty objects with long names; the gaze is all on one of them."
+    objects = [B.SceneObject(f"a very long name of object {i}", i % 6, (0.5, 0.5), (0.4, 0.4, 0.42, 0.42)) for i in range(60)]
+    tab = opened(AttentionExplorer(replace(shipped, objects=tuple(objects)), {"preset": "planning"}).page(), 1440, 900)
+    view(tab, "(document.querySelector('.dk-scroll').style.width = '315px', view.scores.querySelectorAll('td:nth-child(n+3)').forEach(cell => { if (cell.textContent.includes('×')) cell.textContent = '×123.4'; }))")
+    wide, there = view(tab, "(({scrollWidth, clientWidth}) => [scrollWidth, clientWidth])(document.querySelector('.dk-scroll'))")
+    names = tab.eval_on_selector_all(".dk-scores .dk-link", "all => all.map(b => b.getBoundingClientRect().width)")
+    assert wide == there == 315 and min(names) > 30
 
 
 def test_the_table_of_tokens_is_one_stop_of_the_tab_key(opened, shipped):
@@ -933,6 +991,18 @@ def test_a_long_reply_can_be_opened_and_stays_open(opened, shipped):
     short, closed = high()
     tab.click(".dk-long summary"), tab.keyboard.press("c")
     assert closed == short and high()[1] > 2 * short
+
+
+def test_a_single_head_is_not_what_the_loss_compares(opened, shipped):
+    tab = opened(AttentionExplorer(shipped, {"preset": "planning"}).page())
+    pressed = lambda: tab.get_attribute("button[data-value=planning]", "aria-pressed")
+    held = [pressed()]
+    layers = view(tab, "[view.state.layersA, view.state.layersB]")
+    tab.select_option("label:has-text('head') select >> nth=0", "2")
+    assert [*held, pressed()] == ["true", "false"] and tab.inner_text(".dk-layers") == "" and view(tab, "[view.state.layersA, view.state.layersB]") == layers
+    tab.click("button[data-value=planning]"), tab.focus("canvas"), tab.keyboard.press("h")
+    assert pressed() == "false" and view(tab, "view.state.head") == 0
+    assert view(opened(AttentionExplorer(shipped, {"preset": "planning", "head": 2}).page()), "[view.state.preset, view.state.head]") == [None, 2]
 
 
 def test_what_is_measured_in_passing_leaves_the_state_as_it_was(opened, shipped):

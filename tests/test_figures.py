@@ -226,6 +226,15 @@ def test_one_bright_cell_lights_its_rectangle_and_nothing_else():
     assert changed[9:18, 48:56].all() and changed.sum() == 9 * 8
 
 
+def test_a_scale_that_ends_below_the_strongest_cell_says_how_much_that_holds(monkeypatch):
+    said, grid = [], np.full((20, 20), 0.001)
+    monkeypatch.setattr(F, "_scale", lambda width, colours, low, high, text: said.append(text) or Image.new("RGB", (width, 4)))
+    photo, even = {"CAM_FRONT": Image.new("RGB", (40, 40))}, {"CAM_FRONT": np.full((20, 20), 1 / 400)}
+    grid[3, 4] = 1 - 0.001 * 399
+    F.six_cameras(photo, {"CAM_FRONT": grid}), F.difference(photo, {"CAM_FRONT": grid}, even), F.six_cameras(photo, even)
+    assert [text.split("%")[0] for text in said] == ["or more, up to 60 ", "or more, up to -60 ", "of the attention on the images, per cell"]
+
+
 def test_common_scale_makes_weaker_maps_weaker():
     grid = np.ones((2, 2))
     strong, weak = (np.asarray(F.camera_overlay(photo(), g, vmax=1.0), float) for g in (grid, grid / 4))

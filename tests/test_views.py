@@ -543,3 +543,24 @@ def test_in_jupyter_pictures_are_asked_for_by_number_when_their_question_is_open
     assert {m["kind"] for m in tab.evaluate("sent")} == {"picture"} and tab.locator(".dk-point").count() == len(browser.entries.rows[0]["tags"])
     tab.click("text=What about </s>")
     assert tab.evaluate("model.get('view').id") == "q1" and tab.evaluate("sent.length") == len(browser.entries.pictures)  # each once
+
+
+# --- keys inside a view belong to it
+
+
+@pytest.mark.parametrize("name", ["attention", "conflicts", "dashboard", "prestudy", "questions"])
+def test_keys_that_are_pressed_in_a_view_do_not_reach_its_notebook_but_chords_do(browser, watch, tmp_path, name):
+    "JupyterLab listens on the document: `b` inserts a cell, `x` cuts it."
+    path, tab = tmp_path / "page.html", browser.new_page()
+    boot = """const heard = globalThis.heard = []; document.addEventListener("keydown", e => { heard.push((e.ctrlKey ? "Ctrl+" : "") + e.key); e.preventDefault(); });
+      const box = frame(document.getElementById("dk-host"), "x"), inner = button("inner", () => {}); box.body.append(inner); inner.focus(); globalThis.box = box;"""
+    path.write_text(P.page("x", P.front(name), b"").replace(P._BOOT, boot), encoding="utf-8")
+    wrong = watch(tab, [])
+    tab.goto(path.as_uri())
+    for key in ("b", "x", "Enter", "ArrowDown", "Escape", " ", "Control+s"): tab.keyboard.press(key)
+    assert tab.evaluate("heard") == ["Ctrl+Control", "Ctrl+s"]
+    tab.evaluate("(heard.length = 0, box.open('Keys', 'words'))")
+    for key in ("b", "Control+s", "Escape"): tab.keyboard.press(key)
+    assert tab.evaluate("heard").pop() == "Ctrl+s" and "b" not in tab.evaluate("heard") and not tab.is_visible(".dk-over")
+    tab.close()
+    assert wrong == []

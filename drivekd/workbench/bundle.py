@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STORES', 'ROLES', 'METHODS', 'MOST', 'WHOLE', 'KIND', 'READ_LIMIT', 'LIMIT', 'BundleError', 'pack', 'unpack', 'Token',
-           'Camera', 'SceneObject', 'Geometry', 'square_grids', 'Model', 'Map', 'Plan', 'plans_of', 'AttentionBundle',
-           'from_bytes', 'read', 'sizes', 'expected_bytes', 'TooLarge', 'refuse_above', 'write', 'whole_numbers',
-           'pick', 'check_width', 'as_camera', 'as_image', 'packed', 'bundle_of']
+           'Camera', 'SceneObject', 'Geometry', 'square_grids', 'Model', 'Map', 'Plan', 'plans_of', 'layers_named',
+           'AttentionBundle', 'from_bytes', 'read', 'sizes', 'expected_bytes', 'TooLarge', 'refuse_above', 'write',
+           'whole_numbers', 'pick', 'check_width', 'as_camera', 'as_image', 'packed', 'bundle_of']
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #53fe8dd6
 import io
@@ -138,8 +138,8 @@ METHODS = ("attention", "rollout", "gradient")
 class Model:
     "Who looked."
     name: str
-    layers: int  # decoder layers
-    heads: int
+    layers: int | None  # decoder layers; None: nobody said how many
+    heads: int  # that were recorded or averaged; 1 where nobody told heads apart
     geometry: Geometry
     role: str = "model"  # "teacher", "student" or "model"
     capability: str | None = None  # what a teacher teaches
@@ -184,7 +184,9 @@ def plans_of(
     "A recipe's attention signals for every teacher and student of a bundle, as far as it has their layers."
     pairs = [(t, s) for t in models if t.role == "teacher" for s in models if s.role == "student"]
     taught = [c for c in recipe.capabilities if c.signal.what == "attention"]
-    stack, there = stacks or {m.name: m.layers for m in models}, recorded or {m.name: range(m.layers) for m in models}
+    stack, there = stacks or {m.name: m.layers for m in models}, recorded or {m.name: range(m.layers or 0) for m in models}
+    unknown = sorted({m.name for p in pairs for m in p if taught and stack[m.name] is None})
+    _need(not unknown, f"a recipe counts layers by depth, so its presets need how many layers each model has, found no number for {', '.join(unknown)}; give depth={{{unknown[0] if unknown else ''!r}: …}}.")
     plans = (Plan(c.name, t.name, s.name, layer_plan(c.signal, stack[s.name], stack[t.name]), c.signal.region, c.signal.distance)
              for c in taught for t, s in pairs)
     return tuple(p for p in plans if _has(p, there))
@@ -195,6 +197,15 @@ def _has(plan: Plan, there: Mapping[str, Sequence[int]]) -> bool:
     return all(s in there.get(plan.student, ()) and set(t) <= set(there.get(plan.teacher, ())) for s, t in plan.pairs)
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #e71cb711
+def layers_named(
+    layers: Sequence[int],  # from 0, in order
+) -> str:  # counted from 1, as people do
+    "Layers as words."
+    first, last = layers[0] + 1, layers[-1] + 1
+    if first == last: return f"layer {first}"
+    return "layers " + (f"{first} to {last}" if last - first == len(layers) - 1 else ", ".join(str(l + 1) for l in layers))
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionBundle:
     "Everything an explorer shows about one question."
@@ -234,8 +245,8 @@ class AttentionBundle:
 
     def __repr__(self) -> str:
         size = sum(sizes(self).values())
-        return (f"AttentionBundle({len(self.tokens)} tokens, {len(self.cameras)} pictures, {len(self.maps)} maps of "
-                f"{', '.join(m.name for m in self.models)}; {size / 1000:.0f} kB)")
+        return (f"AttentionBundle({len(self.tokens)} tokens, {len(self.cameras)} pictures, "
+                f"{', '.join(f'{m.name}: {layers_named(self.find(m.name).layers)}' for m in self.models)}; {size / 1000:.0f} kB)")
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #c357b837
 def _check(b: AttentionBundle) -> None:
@@ -274,7 +285,7 @@ def _text(b: AttentionBundle, role: str) -> str: return {"question": b.question,
 def _check_model(model: Model, b: AttentionBundle) -> None:
     "A model has its mean attention, whatever else was recorded of it."
     _need(model.role in ("teacher", "student", "model"), f"the role of a model is teacher, student or model, found {str(model.role)[:40]!r} of {model.name!r}.")
-    _need(_count(model.layers) and _count(model.heads),
+    _need((model.layers is None or _count(model.layers)) and _count(model.heads),
           f"{model.name!r} has a number of layers and of heads, 1 to {MOST}, found {str((model.layers, model.heads))[:60]}.")
     _need(any((m.model, m.method, m.head) == (model.name, "attention", None) for m in b.maps),
           f"every model of a bundle has a map of its attention, mean over heads, found none of {model.name!r}; record it, or leave the model out.")
@@ -288,7 +299,7 @@ def _check_plan(plan: Plan, models: Mapping[str, Model]) -> None:
     pairs = plan.pairs if isinstance(plan.pairs, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in plan.pairs) else ()
     _need(bool(pairs) and plan.region in ("text_to_vision", "full") and plan.distance in ("mse", "cosine"),
           f"a plan has pairs of layers, a region and a distance, found {str(plan)[:200]}.")
-    _need(all(_whole((s,)) and 0 <= s < models[plan.student].layers and _whole(t) and t and all(0 <= l < models[plan.teacher].layers for l in t) for s, t in pairs),
+    _need(all(_whole((s,)) and 0 <= s < (models[plan.student].layers or MOST) and _whole(t) and t and all(0 <= l < (models[plan.teacher].layers or MOST) for l in t) for s, t in pairs),
           f"plans name layers that their models have, found {str(pairs)[:60]}.")
 
 # %% ../../nbs/api/workbench/02_bundle.ipynb #2ea213e0
@@ -311,8 +322,8 @@ def _check_map(m: Map, models: Mapping[str, Model], tokens: int) -> None:
           f"shares of {what} are vision, text and first token per layer and row.")
     _need(m.share is None or bool((m.share > -WHOLE).all() and (m.share.sum(-1) < 1 + WHOLE).all()),
           f"shares of {what} are parts of a row and sum to at most 1; divide by the sum over all tokens.")
-    _need(all(0 <= r < tokens for r in m.rows) and all(0 <= l < model.layers for l in m.layers) and (m.head is None or 0 <= m.head < model.heads),
-          f"rows, layers and heads of {what} must exist: {tokens} tokens, {model.layers} layers, {model.heads} heads.")
+    _need(all(0 <= r < tokens for r in m.rows) and all(0 <= l < (model.layers or MOST) for l in m.layers) and (m.head is None or 0 <= m.head < model.heads),
+          f"rows, layers and heads of {what} must exist: {tokens} tokens, {model.layers or 'any'} layers, {model.heads} heads.")
     _need(m.codes.dtype == np.uint8 or bool(np.isfinite(m.codes).all() and (m.codes >= 0).all()), f"codes of {what} must be finite and not negative.")
     most = 0.0 if m.method == "gradient" else max((float(unpack(c, s).sum(-1).max(initial=0)) for c, s in zip(m.codes, m.scale, strict=True)), default=0.0)
     _need(most < 1 + WHOLE,
@@ -654,12 +665,15 @@ def bundle_of(
     grid: tuple[int, int] | None = None,  # rows and columns of a picture's tokens, where no geometry is given; None: square
     answer_from: int | None = None,  # words from this one on are the answer
     roles: Mapping[str, str] | None = None,  # model → "teacher" or "student"
+    depth: Mapping[str, int] | None = None,  # model → how many layers it has, which its maps do not say; a recipe needs it
     objects: Sequence[SceneObject] = (),
     recipe: Recipe | None = None,  # whose layers the presets show
     store: str = "uint8",
 ) -> AttentionBundle:
     "A bundle from arrays of any model."
     _check_named(maps, words, roles)
+    _need(all(name in maps and _count(count) for name, count in (depth or {}).items()),
+          f"depth is the number of layers of {', '.join(maps)}, found {str(depth)[:60]}; leave out what is not known.")
     if answer_from is not None: _check_start(answer_from, len(words))
     tokens, question, answer = _tokens(words, len(words) if answer_from is None else answer_from)
     made, models, places = [], [], list(range(len(words)) if rows is None else rows)
@@ -668,7 +682,7 @@ def bundle_of(
         own = (geometry.get(name) if isinstance(geometry, Mapping) else geometry) or square_grids(len(pictures), of_model[0].codes.shape[-1], grid)
         _need(isinstance(own, Geometry),
               f"the geometry of {name!r} must be a Geometry(picture, boxes, overview), found {type(own).__name__}; leave it out for equal grids.")
-        models.append(Model(name, max(of_model[0].layers) + 1, heads, own, (roles or {}).get(name, "model")))
+        models.append(Model(name, (depth or {}).get(name), heads, own, (roles or {}).get(name, "model")))
         made += of_model
     cameras = tuple(as_camera(name, _picture(picture)) for name, picture in pictures.items())
     return AttentionBundle(tokens, cameras, tuple(models), tuple(made), question, answer, tuple(objects), plans_of(recipe, models) if recipe else ())

@@ -79,8 +79,9 @@ class ConflictExplorer(Live):
         methods: Sequence[str] = METHODS,  # to compare with, as a recipe's `conflict`
         step: int | None = None,  # shown first; None: the middle one
         pair: Sequence[str] | None = None,  # of terms; None: CE and the first capability
+        run: str = "",  # its name, for titles
     ):
-        self.record = conflict_record(rows, methods)
+        self.record = conflict_record(rows, methods) | {"run": str(run)}
         self.view = self._checked({"step": step, "pair": list(pair) if pair else None})
 
     def _checked(self, view: Mapping) -> dict:
@@ -95,7 +96,7 @@ class ConflictExplorer(Live):
 
     def page(self) -> str:
         "The explorer as the text of one HTML file."
-        return page("Gradient conflicts", front(self.FRONT), self._data(), {"view": self.view}, self.summary())
+        return page(f"Gradient conflicts {self.record['run']}".strip(), front(self.FRONT), self._data(), {"view": self.view}, self.summary())
 
     def _data(self) -> bytes: return json.dumps(self.record, allow_nan=False).encode()
 

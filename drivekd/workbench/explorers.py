@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..study.rasters import parts
-from .bundle import AttentionBundle, BundleError, Geometry, Plan, SceneObject, as_image, pick, read
+from .bundle import AttentionBundle, BundleError, Geometry, Plan, SceneObject, as_image, layers_named, pick, read
 from .figures import WAYS, Drawn, attention_shares, common_grid, common_scale, difference, heading, six_cameras, stack, teacher_student
 from .live import PAGE_LIMIT, STATIC_LIMIT, Answer, Live, save_page, small_enough
 from .pages import Static, front, page
@@ -82,10 +82,14 @@ def _names(bundle: AttentionBundle, view: Mapping) -> tuple[str, str | None]:
     return first, view.get("b") or next((n for n in (*students, *named) if n != first), None)
 
 
+def _depth(bundle: AttentionBundle, name: str) -> int:
+    "How many layers a model has; where nobody said it, the last that was recorded counts as its last."
+    return next(m.layers for m in bundle.models if m.name == name) or 1 + max(_recorded(bundle, name, "attention"))
+
+
 def _partner(bundle: AttentionBundle, first: _Side, name: str, there: Sequence[int]) -> int:
     "The second model's layer at the same relative depth as the first's last one."
-    of = {m.name: m.layers for m in bundle.models}
-    depth = (first.layers[-1] + 0.5) / of[first.model] * of[name] - 0.5
+    depth = (first.layers[-1] + 0.5) / _depth(bundle, first.model) * _depth(bundle, name) - 0.5
     return min(there, key=lambda l: abs(l - depth))
 
 
@@ -128,7 +132,7 @@ def checked_view(
     method, sides = view.get("method", "attention"), _sides(bundle, {k: v for k, v in view.items() if not k.startswith("layers")})
     if not sides: raise BundleError(f"`method` of a view is one by which a model of it was recorded, found {method!r}; leave it out, or name other models.")
     for side in "ab":
-        if (key := f"layers{side.upper()}") in view: _check_numbers(key, view[key], _recorded(bundle, sides[side].model, method) if side in sides else range(max(m.layers for m in bundle.models)), 1)
+        if (key := f"layers{side.upper()}") in view: _check_numbers(key, view[key], _recorded(bundle, sides[side].model, method) if side in sides else range(max(_depth(bundle, name) for name in names)), 1)
     if view.get("preset") and not any(_fits(p, view) for p in bundle.plans): raise BundleError(f"preset {view['preset']!r} compares no {view.get('a')!r} with {view.get('b')!r}; leave out the preset or the models.")
     return {k: v for k, v in view.items() if k != "mode" or _names(bundle, view)[1]}  # all modes but the first need a second model
 
@@ -200,17 +204,12 @@ def _title(bundle: AttentionBundle, name: str) -> str:
     return name if role in name or role == "model" else f"{name} {role}"
 
 
-def _layers(layers: Sequence[int]) -> str:
-    first, last = layers[0] + 1, layers[-1] + 1
-    if first == last: return f"layer {first}"
-    return "layers " + (f"{first} to {last}" if last - first == len(layers) - 1 else ", ".join(str(l + 1) for l in layers))
-
-
 def _caption(bundle: AttentionBundle, look: _Side) -> str:
     "Whose maps these are, of which layers, by which method; in the browser's words."
-    heads = "mean of heads" if look.head is None else f"head {look.head + 1}"
+    told_apart = next(m.heads for m in bundle.models if m.name == look.model) > 1
+    heads = f"head {look.head + 1}" if look.head is not None else "mean of heads" * told_apart
     how = {"attention": heads, "gradient": "gradient-weighted"}.get(look.method, look.method)
-    return f"{_title(bundle, look.model)}, {'all layers' if look.method == 'rollout' else _layers(look.layers)}, {how}"
+    return ", ".join(filter(None, (_title(bundle, look.model), "all layers" if look.method == "rollout" else layers_named(look.layers), how)))
 
 
 def _missing(bundle: AttentionBundle, look: _Side) -> str:

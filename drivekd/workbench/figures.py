@@ -259,6 +259,12 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2g} %"
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #40b27937
+def _beyond(grids: Mapping[str, np.ndarray], top: float) -> str:
+    "What full colour hides: how much the strongest cell holds."
+    most = max((float(v) for g in grids.values() for v in (np.max(g), np.min(g))), key=abs)
+    return f"or more, up to {_percent(most)}, " if abs(most) > top else ""
+
+
 def _scale(width: int, colours: np.ndarray, low: str, high: str, text: str) -> Image.Image:
     "A colour bar with its ends and what they mean, as wide as its text needs."
     font, words = _font(14), f"{high}   {text}"
@@ -310,7 +316,7 @@ def six_cameras(
     if not (grids and scale):
         return panel
     whole = "row" if how.of_row else "attention on the images"
-    bar = _scale(panel.width, coloured(np.linspace(0, 1, 160), how.colours), "0", _percent(top), f"or more of the {whole}, per cell")
+    bar = _scale(panel.width, coloured(np.linspace(0, 1, 160), how.colours), "0", _percent(top), f"{_beyond(shares, top)}of the {whole}, per cell")
     return stack(panel, bar, gap=4)
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #1548ec8e
@@ -330,7 +336,7 @@ def difference(
     panel = _panel({c: _mark_tags(difference_overlay(fitted[c], d, top), (tags or {}).get(c, ())) for c, d in delta.items()}, notes, title, how.layout)
     v = np.linspace(-1, 1, 160)[:, None]
     colours = (255 * (1 - abs(v)) + np.where(v > 0, _MORE, _LESS) * abs(v)).astype(np.uint8)
-    text = f"or more per cell; {misplaced(first, second):.0%} of the attention lies elsewhere (total variation)"
+    text = f"{_beyond(delta, top)}per cell; {misplaced(first, second):.0%} of the attention lies elsewhere (total variation)"
     return stack(panel, _scale(panel.width, colours, f"-{_percent(top)}", f"+{_percent(top)}", text), gap=4)
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #cb57f344

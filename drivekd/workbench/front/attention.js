@@ -146,15 +146,14 @@ function divergences(a, b, sa, sb) {
 
 /** Sums over rectangles of a picture in constant time, with fractions of cells at the edges. */
 function rectangles(cells, [nx, ny]) {
-  const table = new Float64Array((nx + 1) * (ny + 1));
+  const n = nx + 1, table = new Float64Array(n * (ny + 1));
   for (let y = 0; y < ny; y++) for (let x = 0; x < nx; x++)
-    table[(y + 1) * (nx + 1) + x + 1] = cells[y * nx + x] + table[y * (nx + 1) + x + 1] + table[(y + 1) * (nx + 1) + x] - table[y * (nx + 1) + x];
+    table[(y + 1) * n + x + 1] = cells[y * nx + x] + table[y * n + x + 1] + table[(y + 1) * n + x] - table[y * n + x];
   const upTo = (fx, fy) => {
     const x = Math.min(Math.max(fx, 0), 1) * nx, y = Math.min(Math.max(fy, 0), 1) * ny, i = Math.min(Math.floor(x), nx - 1),
       j = Math.min(Math.floor(y), ny - 1);
-    const a = table[j * (nx + 1) + i], b = table[j * (nx + 1) + i + 1], c = table[(j + 1) * (nx + 1) + i], d = table[(j + 1) * (nx + 1) + i + 1],
-      u = x - i, v = y - j;
-    return a * (1 - u) * (1 - v) + b * u * (1 - v) + c * (1 - u) * v + d * u * v;
+    const k = j * n + i, u = x - i, v = y - j;
+    return (table[k] * (1 - u) + table[k + 1] * u) * (1 - v) + (table[k + n] * (1 - u) + table[k + n + 1] * u) * v;
   };
   return ([l, t, r, b]) => upTo(r, b) - upTo(l, b) - upTo(r, t) + upTo(l, t);
 }
@@ -201,6 +200,10 @@ function panes(cameras, layout, width) {
     middle: known && layout === "top-down" ? {x: w + gap, y: h + gap, w, h} : null};
 }
 
+/** A canvas of a size; setting it anew would clear it. */
+const sized = (canvas, width, height) => { if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, {width, height}); return canvas; };
+/** The colour of each side. */
+const INKS = {a: "#3b82c4", b: "#e08a2e"};
 /** A text on one line. */
 const flat = text => text.replace(/\n/g, "\u21b5");
 const areaOf = ([l, t, r, b]) => (r - l) * (b - t);
@@ -273,7 +276,7 @@ class AttentionView {
       if (!s[side] || given[key] || !anew && s[key].every(l => there.includes(l))) continue;
       s[key] = side === "a" ? there.slice(-1) : there.length ? [this.partner(s.layersA.at(-1))] : [];
     }
-    const plan = s.method === "attention" && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
+    const plan = s.method === "attention" && s.head == null && this.plan(), shown = JSON.stringify([s.layersB, s.layersA]);
     s.step = plan ? plan.pairs.findIndex(([student, teachers]) => JSON.stringify([[student], teachers]) === shown) : -1;
     if (s.step < 0) Object.assign(s, {preset: null, step: 0});
     if (!s.rows.length) s.rows = [this.firstRow()];
@@ -306,7 +309,8 @@ class AttentionView {
     && [this.state.a, this.state.b].includes(m.model)).map(m => m.head))].sort((x, y) => x - y); }
   /** The second model's layer at the same relative depth as one of the first's. */
   partner(layer) {
-    const {a, b} = this.state, there = this.recorded("b"), depth = (layer + 0.5) / this.looks.model(a).layers * this.looks.model(b).layers - 0.5;
+    const L = this.looks, there = this.recorded("b"),
+      deep = side => L.model(this.state[side]).layers || 1 + Math.max(...this.recorded(side, "attention")), depth = (layer + 0.5) / deep("a") * deep("b") - 0.5;
     return there.reduce((best, l) => Math.abs(l - depth) < Math.abs(best - depth) ? l : best, there[0]);
   }
   plan() { const {a, b, preset} = this.state; return this.looks.plans.find(p => p.capability === preset && p.teacher === a && p.student === b); }
@@ -332,7 +336,7 @@ class AttentionView {
     if (!values) return null;
     const m = this.looks.model(look.model), sink = hide ? this.looks.sink(look) : null;
     for (let v = 0; v < values.length; v++) if ((sink && sink[v]) || (s.part !== "both" && (s.part === "overview") !== Boolean(m.overview[v]))) values[v] = 0;
-    const total = s.norm === "pictures" || s.method === "gradient" ? sum(values) : 1;  // gradients have no unit of their own
+    const total = this.ofRow() ? 1 : sum(values);  // gradients have no unit of their own
     return total > 0 ? values.map(x => x / total) : values;
   }
   /** How many sinks of a side there are, and how much of its rows they hold. */
@@ -392,17 +396,17 @@ class AttentionView {
   // --- elements
 
   build() {
-    const L = this.looks, s = this.state, two = Boolean(s.b);
+    const L = this.looks, s = this.state, two = Boolean(s.b), names = L.models.map(m => [m.name, this.title(m)]);
     const capabilities = [...new Set(L.plans.map(p => p.capability))];
     this.ui = {
       presets: segments("Presets", capabilities.map(c => [c, c]), c => this.applyPreset(c)),
       mode: segments("View", two ? [["a", "1 first"], ["b", "2 second"], ["difference", "3 difference"], ["all", "4 all"]] : [["a", "1 model"]],
         mode => this.change({mode}, true)),
-      a: chooser(two ? "first" : "model", L.models.map(m => [m.name, this.title(m)]), s.a, v => this.models("a", v)),
-      b: two && chooser("second", L.models.map(m => [m.name, this.title(m)]), s.b, v => this.models("b", v)),
+      a: chooser(two ? "first" : "model", names, s.a, v => this.models("a", v)),
+      b: two && chooser("second", names, s.b, v => this.models("b", v)),
       layersA: chooser("layer", [], 0, v => this.change({layersA: [Number(v)], layersB: two ? [this.partner(Number(v))] : []})),
       layersB: two && chooser("with", [], 0, v => this.change({layersB: [Number(v)]})),
-      head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)}, true)),
+      head: chooser("head", [], "", v => this.change({head: v === "" ? null : Number(v)})),
       method: chooser("method", [], s.method, v => this.method(v)),
       norm: chooser("colours and labels are parts of", [["pictures", "what is on the pictures"], ["row", "the whole row"]], s.norm,
         v => this.change({norm: v}, true), "the loss compares whole rows"),
@@ -418,7 +422,7 @@ class AttentionView {
       opacity: el("input", {type: "range", min: 0, max: 1, step: 0.05, value: s.opacity, title: "strength of the colours",
         "aria-label": "strength of the colours", oninput: e => this.change({opacity: Number(e.target.value)}, true)}),
     };
-    const u = this.ui, hasOverview = L.models.some(m => m.overview.some(Boolean));
+    const u = this.ui;
     this.layersText = el("span", {class: "dk-layers"});
     this.ui.words = this.buildWords();
     const id = `dk-readout-${Math.random().toString(36).slice(2)}`;  // a page may have several views, each from a module of its own
@@ -429,15 +433,14 @@ class AttentionView {
     this.aside = el("aside", {}, this.mix, this.bars, this.scores);
     this.box.root.classList.add("dk-look");
     this.box.body.replaceChildren(el("style", {}, LOOK),
-      el("div", {class: "dk-row"}, capabilities.length ? el("span", {class: "dk-field"}, "as the loss sees it:") : null,
-        capabilities.length ? u.presets.node : null, this.layersText,
+      el("div", {class: "dk-row"}, capabilities.length > 0 && [el("span", {class: "dk-field"}, "as the loss sees it:"), u.presets.node], this.layersText,
         el("span", {class: "dk-push"}, button("Picture", () => this.keep()), button("About", () => this.about()), button("Keys", () => this.help()))),
-      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b && u.b.node, u.layersB && u.layersB.node,
-        this.heads().length ? u.head.node : null, u.method.node),
+      el("div", {class: "dk-row dk-controls"}, u.mode.node, u.a.node, u.layersA.node, u.b.node, u.layersB.node,
+        this.heads().length > 0 && u.head.node, u.method.node),
       u.words,
       el("div", {class: "dk-main"}, el("div", {}, this.stage, this.readout,
         el("div", {class: "dk-row dk-small"}, u.layout.node, u.colours.node, el("label", {class: "dk-field"}, "strength", u.opacity), u.norm.node,
-          hasOverview ? u.part.node : null, u.objects.node, u.sinks.node, u.lock.node, u.common.node), this.sinksText, this.ablation, this.list),
+          L.models.some(m => m.overview.some(Boolean)) && u.part.node, u.objects.node, u.sinks.node, u.lock.node, u.common.node), this.sinksText, this.ablation, this.list),
         this.aside),
       el("p", {class: "dk-note"}, NOTE + (this.channel.ask ? " To see whether a patch matters, choose it and ask again without it."
         : " Whether a patch matters, only asking again without it can tell: that needs a kernel with the model.")));
@@ -465,7 +468,7 @@ class AttentionView {
     }
     this.replies = el("div", {class: "dk-replies"}); this.carriedText = el("span", {class: "dk-cut"});
     const group = (label, test) => { const rows = L.tokens.flatMap((t, i) => test(t) ? [i] : []);
-      return rows.length ? button(label, () => this.select(rows)) : null; };
+      return rows.length > 0 && button(label, () => this.select(rows)); };
     return el("div", {class: "dk-text"}, lists, this.replies,
       el("div", {class: "dk-row dk-small"}, el("span", {class: "dk-field"}, "mean of"), group("all tokens", () => true),
       group("question", t => t.role === "question"), group("answer", t => t.role === "answer"),
@@ -475,7 +478,7 @@ class AttentionView {
   // --- drawing
 
   fit() {
-    const width = Math.max(280, Math.floor(this.stage.clientWidth)), s = this.state, wide = s.mode === "all" && width > 700;
+    const width = Math.max(280, Math.floor(this.stage.clientWidth)), s = this.state, wide = s.mode === "all" && width > 560;
     const shown = s.mode === "all" ? ["a", "b", "difference"] : [s.mode], gap = 14, head = 20;
     const panel = wide ? (width - gap) / 2 : width, {boxes, height, middle} = panes(this.looks.cameras, s.layout, panel);
     const place = i => wide ? [i % 2 * (panel + gap), Math.floor(i / 2)] : [0, i];
@@ -485,8 +488,7 @@ class AttentionView {
     this.corner = wide && s.layout === "panorama" && this.looks.cameras.every(c => c.name in VIEWS)
       ? {x, y: head + row * (height + head + 8), w: panel, h: height} : null;
     const h = Math.ceil(this.panels.at(-1).y + height + (s.mode === "all" ? 48 : 30)), ratio = globalThis.devicePixelRatio || 1;
-    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(h * ratio)) Object.assign(this.canvas,
-      {width: Math.round(width * ratio), height: Math.round(h * ratio)});
+    sized(this.canvas, Math.round(width * ratio), Math.round(h * ratio));
     Object.assign(this.canvas.style, {width: width + "px", height: h + "px"});
     this.shape = {width, height: h, ratio};
     this.scaled = this.pictures.map((picture, p) => {  // once, not at every hover
@@ -507,8 +509,8 @@ class AttentionView {
         el("summary", {class: "dk-line"}, el("b", {}, this.title(m) + " says"), el("bdi", {}, flat(m.reply))))));
       this.offerWhole();
     }
-    const label = (side, layers) => layers.map(l => l + 1).join(", ") + " of " + L.model(s[side]).layers,
-      options = side => this.recorded(side).map(l => [l, `${l + 1} of ${L.model(s[side]).layers}`]);
+    const label = (side, layers) => { const all = L.model(s[side]).layers; return layers.map(l => l + 1).join(", ") + (all ? " of " + all : ""); },
+      options = side => this.recorded(side).map(l => [l, label(side, [l])]);
     const grouped = (side, layers) => layers.length > 1 ? [["group", `mean of ${layers.map(l => l + 1).join(", ")}`], ...options(side)] : options(side);
     u.a.select.value = s.a; u.layersA.fill(grouped("a", s.layersA), s.layersA.length > 1 ? "group" : s.layersA[0]);
     if (u.b) { u.b.select.value = s.b; u.layersB.fill(grouped("b", s.layersB), s.layersB.length > 1 ? "group" : s.layersB[0]); }
@@ -590,10 +592,11 @@ class AttentionView {
     return out;
   }
   scale() {
-    const both = [this.now.a, this.now.b].filter(Boolean).map(c => this.dense(c)), all = new Float32Array(both.reduce((n, c) => n + c.length, 0));
-    both.reduce((at, c) => { all.set(c, at); return at + c.length; }, 0);
+    const all = this.known.flatMap(w => [...this.dense(this.now[w])]);
     this.top = this.state.lock ?? this.topOfHeads() ?? (all.length ? quantile(all, 0.995) : 1);
-    this.topDifference = this.now.difference ? quantile(this.dense(this.now.difference).map(Math.abs), 0.995) : 1;
+    const apart = this.now.difference ? this.dense(this.now.difference) : [];
+    this.topDifference = apart.length ? quantile(apart.map(Math.abs), 0.995) : 1;
+    [this.most, this.mostDifference] = [all, apart].map(cells => cells.reduce((most, x) => Math.abs(x) > Math.abs(most) ? x : most, 0));
   }
   /** The scale on which the strongest head of the shown layers and tokens fits; null where no head is shown. */
   topOfHeads() {
@@ -601,29 +604,25 @@ class AttentionView {
       key = JSON.stringify([s.a, s.b, s.layersA, s.layersB, s.sinks, s.part, s.norm, rows]);
     if (!heads.length) return null;
     if (this.headsKey !== key) {
-      const sides = this.sides(), cells = () => sides.filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean);
-      const topsOf = () => cells().map(c => quantile(this.dense(c), 0.995));
+      const topsOf = () => this.sides().filter(w => this.side(w).head != null).map(w => this.cells(w, rows)).filter(Boolean).map(c => quantile(this.dense(c), 0.995));
       const tops = heads.flatMap(head => this.assuming({head}, topsOf));
       this.headsKey = key; this.headsTop = tops.length ? Math.max(...tops) : null;
     }
     return this.headsTop;
   }
   overlay(cells, picture, difference) {
-    const [nx, ny] = this.common.grids[picture], from = this.common.start[picture], image = new ImageData(nx, ny),
-      lut = difference ? this.diverging : this.lut, {opacity} = this.state;
+    const [nx, ny] = this.common.grids[picture], from = this.common.start[picture], image = new ImageData(nx, ny);
     for (let i = 0; i < nx * ny; i++) {
       const x = cells[from + i] / (difference ? this.topDifference : this.top), v = Math.min(1, Math.abs(x));
-      if (difference) for (let c = 0; c < 3; c++) image.data[4 * i + c] = x > 0 ? MORE[c] : LESS[c];
-      else for (let c = 0; c < 3; c++) image.data[4 * i + c] = lut[3 * Math.round(255 * v) + c];
-      image.data[4 * i + 3] = 255 * opacity * (difference ? v : v ** 0.8);  // the root shows weak cells without veiling the photograph
+      for (let c = 0; c < 3; c++) image.data[4 * i + c] = difference ? (x > 0 ? MORE : LESS)[c] : this.lut[3 * Math.round(255 * v) + c];
+      image.data[4 * i + 3] = 255 * this.state.opacity * (difference ? v : v ** 0.8);  // the root shows weak cells without veiling the photograph
     }
     const small = this.scratch[picture] ??= el("canvas", {width: nx, height: ny});
-    if (small.width !== nx || small.height !== ny) Object.assign(small, {width: nx, height: ny});
-    small.getContext("2d").putImageData(image, 0, 0);
+    sized(small, nx, ny).getContext("2d").putImageData(image, 0, 0);
     return small;
   }
   draw(pen, ratio) {
-    const s = this.state, style = getComputedStyle(this.box.root), ink = style.color, {width, height} = this.shape;
+    const s = this.state, ink = getComputedStyle(this.box.root).color, {width, height} = this.shape;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     for (const panel of this.panels) {
@@ -634,32 +633,33 @@ class AttentionView {
       this.looks.cameras.forEach((camera, p) => {
         const box = panel.boxes[p], x = panel.x + box.x, y = panel.y + box.y;
         pen.imageSmoothingEnabled = true; pen.drawImage(ratio === this.shape.ratio ? this.scaled[p] : this.pictures[p], x, y, box.w, box.h);
-        if (dense) { pen.imageSmoothingEnabled = false; pen.drawImage(this.overlay(dense, p, difference), x, y, box.w, box.h); }
+        if (dense) { pen.imageSmoothingEnabled = false; pen.drawImage(this.overlay(dense, p, difference), x, y, box.w, box.h);
+          this.drawBeyond(pen, dense, p, difference ? this.topDifference : this.top, x, y, box); }
         const own = cells ? this.common.on(cells, p) : 0;
         if (s.objects) this.drawObjects(pen, p, x, y, box);
-        this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) + this.ofRow() : "not recorded", x, y, box);
+        this.drawLabel(pen, camera.name, cells ? (difference ? signed(own) : percent(own, 1)) + (box.w > 130 ? this.ofRow() : "") : "not recorded", x, y, box);
       });
       if (panel.middle && cells) this.drawVehicle(pen,
-        {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, {a: "#3b82c4", b: "#e08a2e"}[panel.what]);
+        {x: panel.x + panel.middle.x, y: panel.y + panel.middle.y, w: panel.middle.w, h: panel.middle.h}, cells, INKS[panel.what]);
       this.drawPatches(pen, panel);
     }
     if (this.corner) ["a", "b"].forEach((w, i) => {
       if (!this.now[w]) return;
       const {x, y, w: wide, h} = this.corner;
       pen.fillStyle = ink; pen.font = "600 12px " + FONT; pen.fillText(shortened(pen, "by direction: " + this.who(w), wide / 2 - 8), x + i * wide / 2, y - 6);
-      this.drawVehicle(pen, {x: x + i * wide / 2, y, w: wide / 2, h}, this.now[w], ["#3b82c4", "#e08a2e"][i]);
+      this.drawVehicle(pen, {x: x + i * wide / 2, y, w: wide / 2, h}, this.now[w], INKS[w]);
     });
     this.drawBar(pen, ink);
   }
   /** Whose map, of which layers, by which method. */
   caption(what) {
-    const heads = side => { const {head} = this.side(side); return head == null ? "mean of heads" : `head ${head + 1}`; },
-      of = side => this.who(side) + (this.state.head == null ? "" : ` (${heads(side)})`);
+    const heads = side => { const {head} = this.side(side); return head != null ? `head ${head + 1}` : this.looks.model(this.state[side]).heads > 1 && "mean of heads"; },
+      of = side => { const said = this.state.head != null && heads(side); return this.who(side) + (said ? ` (${said})` : ""); };
     if (what === "difference") return `${of("b")} minus ${of("a")}`;
     const {layers, method} = this.side(what), [first] = layers, numbers = layers.map(l => l + 1), last = layers.at(-1);
     const at = layers.length > 1 ? "s " + (last - first === layers.length - 1 ? `${first + 1} to ${last + 1}` : numbers.join(", ")) : " " + numbers;
     return [this.who(what), method === "rollout" ? "all layers" : "layer" + at,
-      {attention: heads(what), gradient: "gradient-weighted"}[method] || method].join(", ");
+      {attention: heads(what), gradient: "gradient-weighted"}[method] ?? method].filter(Boolean).join(", ");
   }
   /** The chosen tokens. */
   spoken() {
@@ -673,6 +673,12 @@ class AttentionView {
     const words = rows.length > 1 ? ": " + rows.slice(0, 30).map(r => flat(tokens[r].text).trim()).join(" ") + (rows.length > 30 ? " \u2026" : "") : "";
     return [`Attention${sinks ? " without sinks" : ""}: ${shown.map(w => this.caption(w)).join("; ")}`, this.spoken() + words,
       "Question: " + flat(question).slice(0, 300)];
+  }
+  /** A dot on each cell that is beyond the scale. */
+  drawBeyond(pen, cells, p, top, x, y, box) {
+    const [nx, ny] = this.common.grids[p];
+    pen.fillStyle = "#000";
+    this.common.part(cells, p).forEach((v, i) => { if (Math.abs(v) > top) pen.fillRect(x + (i % nx + 0.5) * box.w / nx - 1, y + (Math.floor(i / nx) + 0.5) * box.h / ny - 1, 2, 2); });
   }
   drawLabel(pen, name, note, x, y, box) {
     const size = box.w < 150 ? 9 : 11;
@@ -700,7 +706,7 @@ class AttentionView {
   }
   /** The vehicle from above: into each camera's field of view a wedge as long as its share. */
   drawVehicle(pen, {x, y, w, h}, cells, colour) {
-    const cx = x + w / 2, cy = y + h / 2, r = Math.min(w, h) * 0.47, shares = this.looks.cameras.map((_, p) => cells ? this.common.on(cells, p) : 0),
+    const cx = x + w / 2, cy = y + h / 2, r = Math.min(w, h) * 0.47, shares = this.looks.cameras.map((_, p) => this.common.on(cells, p)),
       most = Math.max(1e-9, ...shares.map(Math.abs));
     this.looks.cameras.forEach((camera, p) => {
       const [yaw, fov] = VIEWS[camera.name], mid = -Math.PI / 2 - yaw * Math.PI / 180, half = fov * Math.PI / 360;
@@ -709,8 +715,7 @@ class AttentionView {
       wedge(r * Math.abs(shares[p]) / most); pen.fillStyle = colour || `rgb(${shares[p] > 0 ? MORE : LESS})`; pen.globalAlpha = 0.75; pen.fill();
         pen.globalAlpha = 1;
     });
-    pen.fillStyle = "#30363d"; pen.fillRect(cx - r * 0.1, cy - r * 0.2, r * 0.2, r * 0.4); pen.fillStyle = "#9fb3c8";
-      pen.fillRect(cx - r * 0.07, cy - r * 0.13, r * 0.14, r * 0.08);
+    pen.fillStyle = "#30363d"; pen.fillRect(cx - r * 0.1, cy - r * 0.2, r * 0.2, r * 0.4);
   }
   drawPatches(pen, panel) {
     const outline = (model, token, colour, dash) => {
@@ -726,20 +731,20 @@ class AttentionView {
   /** Labels say so where they are not parts of what the table below divides. */
   ofRow() { return this.state.norm === "row" && this.state.method !== "gradient" ? " of row" : ""; }
   drawBar(pen, ink) {
-    const {mode, b, method, norm} = this.state, {width, height} = this.shape, w = Math.min(170, width / 3),
+    const {mode, b} = this.state, {width, height} = this.shape, w = Math.min(170, width / 3),
       per = `per ${this.common.unit > 1 ? "1/" + this.common.unit + " of a " : ""}picture`;
-    const strip = (y, lut, low, high, text) => {
+    const end = (say, top, most) => say(top) + (Math.abs(most) > top ? `+ (dots: more, up to ${say(most)})` : ""), strip = (y, lut, low, high, text) => {
       pen.font = "11px " + FONT; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.fillText(low, 0, y + 6);
       const from = pen.measureText(low).width + 5, blend = pen.createLinearGradient(from, 0, from + w, 0);
       for (let i = 0; i <= 16; i++) { const k = 3 * Math.round(255 * i / 16); blend.addColorStop(i / 16, `rgb(${lut.subarray(k, k + 3)})`); }
       pen.fillStyle = blend; pen.fillRect(from, y, w, 12);
       pen.fillStyle = ink; pen.fillText(shortened(pen, `${high} ${text}`, width - from - w - 5), from + w + 5, y + 6); pen.textBaseline = "alphabetic";
     };
-    const unit = method === "gradient" || norm === "pictures" ? "of what is on the pictures" : "of the row";
+    const unit = this.ofRow() ? "of the row" : "of what is on the pictures";
     if (["a", "b"].some(w => [w, "all"].includes(mode) && this.now[w])) strip(height - (mode === "all" ? 38 : 20), this.lut, "0",
-      percent(this.top, 2) + "+", `${unit}, ${per}${b ? "; one scale for both" : ""}`);
+      end(x => percent(x, 2), this.top, this.most), `${unit}, ${per}${b ? "; one scale for both" : ""}`);
     if (["all", "difference"].includes(mode) && this.now.difference) strip(height - 20, this.diverging, signed(-this.topDifference),
-      signed(this.topDifference), `difference, points ${unit}, ${per}`);
+      end(signed, this.topDifference, this.mostDifference), `difference, points ${unit}, ${per}`);
   }
 
   // --- words, bars, tables
@@ -782,7 +787,7 @@ class AttentionView {
     this.bars.replaceChildren(el("h3", {}, "Share of each camera in what is on the pictures"),
       el("table", {class: "dk-shares"}, el("thead", {}, el("tr", {}, el("th", {}, "sums to 1"),
       ...both.map(w => el("th", {title: this.who(w)}, this.who(w))))), el("tbody", {}, rows)),
-      s.norm === "row" && s.method !== "gradient" ? el("p", {class: "dk-note"},
+      this.ofRow() ? el("p", {class: "dk-note"},
         `The labels on the cameras are parts of the whole row: ${both.map((w, i) => `${this.who(w)} has ${percent(totals[i])}`).join(", ")} of it on the pictures${s.sinks ? " without the sinks" : ""}.`) : "");
   }
   showScores() {
@@ -961,12 +966,12 @@ class AttentionView {
         taken(e);
       }
     });
-    on(this.ui.words, "pointerover", e => { const chip = e.target.closest(".dk-token"); this.peek(chip ? Number(chip.dataset.row) : null); });
-    on(this.ui.words, "pointerleave", () => this.peek(null));
+    for (const node of [this.ui.words, this.list]) {
+      on(node, "pointerover", e => { const hit = e.target.closest("[data-row]"); this.peek(hit ? Number(hit.dataset.row) : null); });
+      on(node, "pointerleave", () => this.peek(null));
+    }
     on(this.ui.words, "click", e => { const chip = e.target.closest(".dk-token"); if (chip) this.pick(Number(chip.dataset.row), e); });
     on(this.ui.words, "keydown", e => this.wordKey(e));
-    on(this.list, "pointerover", e => { const line = e.target.closest("tr[data-row]"); this.peek(line ? Number(line.dataset.row) : null); });
-    on(this.list, "pointerleave", () => this.peek(null));
     const listed = () => [...this.list.querySelectorAll("[data-focus^=row]")];
     on(this.list, "focusin", e => {
       if (!listed().includes(e.target)) return;
@@ -1008,7 +1013,7 @@ class AttentionView {
   key(e) {
     if (chord(e) || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) return;
     const s = this.state, modes = s.b ? ["a", "b", "difference", "all"] : ["a"], cycle = (values, now) => values[(values.indexOf(now) + 1) % values.length];
-    const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}, true),
+    const run = {"[": () => this.layer(-1), "]": () => this.layer(1), h: () => this.change({head: cycle([null, ...this.heads()], s.head)}),
       a: () => this.select(this.looks.tokens.map((_, i) => i)), s: () => this.change({sinks: !s.sinks}, true),
       o: () => this.change({objects: !s.objects}, true),
         l: () => { s.layout = cycle(Object.keys(LAYOUTS), s.layout); this.fit(); this.renew(); this.tell(); },
@@ -1030,23 +1035,21 @@ class AttentionView {
     };
     const facts = {record, "asks for": capability, "compared as in the recipe": recipe, "recorded by drivekd": drivekd, ...rest};
     this.box.open("About this bundle", el("table", {class: "dk-keys"},
-      el("tbody", {}, Object.entries(facts).filter(([, v]) => v).map(([k, v]) => line(k, v)), L.models.map(m => [
-      line(el("b", {}, this.title(m)), `${m.layers} layers, ${m.heads} heads, ${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`),
-      ["attention", "rollout", "gradient"].map(method => [method, maps(m, method)]).filter(([, said]) => said).map(([method, said]) => line(method, said))]).flat(2))));
+      el("tbody", {}, Object.entries(facts).map(([k, v]) => v && line(k, v)), L.models.map(m => [
+      line(el("b", {}, this.title(m)), [m.layers && m.layers + " layers", m.heads > 1 && m.heads + " heads", `${m.count} vision tokens${m.revision && "; " + m.revision}${cut(m)}`].filter(Boolean).join(", ")),
+      ["attention", "rollout", "gradient"].map(method => { const said = maps(m, method); return said && line(method, said); })]).flat(2))));
   }
   keep() {
-    const {width, height} = this.shape, {root} = this.box, view = el("canvas", {width: 2 * width, height: 2 * height});
-    const head = pen => this.heading().reduce((y, line) => write(pen, line, 20, y + 34, 2 * width, "24px " + FONT, 30), 6),
-      low = head(canvasOf(root, 1, 1).pen) + 20;
-    const {canvas, pen} = canvasOf(root, 2 * width + 40, low + 2 * height + 20);
-    head(pen); this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, low);
+    const {width, height} = this.shape, view = el("canvas", {width: 2 * width, height: 2 * height}),
+      {canvas, pen, top} = sheet(this.box.root, 2 * width + 40, 2 * height + 20, this.heading(), 24);
+    this.draw(view.getContext("2d"), 2); pen.drawImage(view, 20, top);
     offerPicture(this.box, canvas, "attention.png", this.heading().join(". "));
   }
 }
 
 const LOOK = `
 .dk-look{
-.dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers{color:var(--soft);font-size:12px;flex:1 1 180px}.dk-controls{margin:8px 0}
+.dk-push{margin-left:auto;display:flex;gap:6px}.dk-layers,.dk-cut,.dk-sunk,.dk-readout{color:var(--soft);font-size:12px}.dk-layers{flex:1 1 180px}.dk-controls{margin:8px 0}
 .dk-text{border:1px solid var(--line);border-radius:6px;padding:6px 10px;margin-bottom:10px}
 [hidden]{display:none}.dk-line{display:flex;gap:10px}.dk-line>b{flex:0 0 152px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;color:var(--soft);font-weight:500}
 .dk-words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-height:min(13em,15vh);overflow-y:auto;flex:1}
@@ -1054,7 +1057,7 @@ const LOOK = `
 .dk-token[aria-selected=true]{box-shadow:0 0 0 2px var(--ink)}.dk-many .dk-token[aria-selected=true]{box-shadow:0 2px 0 var(--ink)}
 .dk-token.dk-hot{box-shadow:0 0 0 2px var(--hot)}.dk-token[aria-disabled=true]{opacity:.5}
 .dk-carried{text-decoration:underline dotted 1px;text-underline-offset:3px}
-.dk-small{font-size:12px;margin-top:6px}.dk-cut,.dk-sunk{color:var(--soft);font-size:12px}
+.dk-small{font-size:12px;margin-top:6px}
 .dk-sunk i{display:inline-block;width:14px;height:10px;border:1.5px dashed;margin-right:6px}.dk-list,aside{contain:layout style}
 .dk-replies{color:var(--soft)}.dk-replies summary{list-style:none}.dk-replies .dk-long summary{cursor:pointer}
 .dk-long summary::after{content:"more";color:var(--hot)}.dk-long[open] summary::after{content:"less"}
@@ -1062,7 +1065,7 @@ const LOOK = `
 .dk-replies bdi{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}
 .dk-main>*{min-width:0}.dk-main{display:grid;grid-template-columns:minmax(0,1fr);gap:14px}.dk-stage{width:100%;min-width:0;overflow:hidden}
 .dk-stage canvas{display:block;touch-action:pan-y}
-.dk-readout{height:4.5em;overflow:auto;font-size:12px;color:var(--soft);margin-top:4px}
+.dk-readout{height:4.5em;overflow:auto;margin-top:4px}
 aside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 22px;align-items:start;align-content:start}
 aside>div{min-width:0}aside>div:empty{display:none}
 @container (min-width:1060px){.dk-main{grid-template-columns:minmax(0,1fr) 340px}aside{grid-template-columns:minmax(0,1fr)}}
@@ -1079,9 +1082,10 @@ aside>div{min-width:0}aside>div:empty{display:none}
 .dk-legend span{color:#10151a;border-radius:3px;padding:0 4px;margin-right:6px}
 .dk-link{border:0;background:none;padding:0;min-height:0;text-align:left;max-width:120px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .dk-list{max-height:250px;overflow:auto;border-top:1px solid var(--line);margin-top:8px}.dk-scores{font-size:12px}
-.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores .dk-link{max-width:100px}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
+.dk-scores td,.dk-scores th{padding:1px 3px}.dk-scores td:first-child{max-width:0;width:99%}.dk-scores .dk-link{max-width:100%}.dk-distances th .dk-link{max-width:min(190px,18cqw)}
 .dk-list thead th{position:sticky;top:0;background:var(--bg)}.dk-list tr[data-row]:hover{background:var(--fill)}
-@container (min-width:720px) and (max-width:1059px){aside>div:last-child{grid-column:2;grid-row:1/span 2}.dk-scores .dk-link{max-width:16cqw}}
+@container (max-width:1100px){.dk-row{gap:4px 8px}.dk-controls{margin:4px 0}select{max-width:150px}button,select{min-height:24px;padding:1px 6px}.dk-text{padding:4px 8px;margin-bottom:6px}.dk-line>b{flex-basis:96px}.dk-words{line-height:1.5;max-height:4.5em}}
+@container (min-width:720px) and (max-width:1059px){aside>div:last-child{grid-column:2;grid-row:1/span 2}}
 }
 `;
 

@@ -92,7 +92,7 @@ function matrix(svg, names, values, [x, y], title, inks, pick, chosen) {
 class ConflictView {
   constructor(box, record, channel) {
     const {steps, terms} = record;
-    Object.assign(this, {box, record, channel, steps, terms, agp, inks: termColours(terms), numbers: steps.map(s => s.step), flat: steps.some(s => s.merged.includes("ce"))});
+    Object.assign(this, {box, record, channel, steps, terms, agp, panels: [], inks: termColours(terms), numbers: steps.map(s => s.step), flat: steps.some(s => s.merged.includes("ce"))});
     this.state = {at: steps.length >> 1, pair: [terms[0], terms[1]], move: 0, phase: 1, plane: "lengths"};
     this.arms = [[1.5, 0], [-1.2, 1.4], [-.5, -1.8]];
     this.build();
@@ -101,7 +101,10 @@ class ConflictView {
 
   // --- elements
   build() {
-    const panel = (width, title, text, ...parts) => el("section", {class: width}, el("h3", {}, title), text ? el("p", {}, text) : null, ...parts);
+    const panel = (width, title, text, ...parts) => {
+      const node = el("section", {class: width}, el("h3", {}, title), text && el("p", {}, text), ...parts);
+      this.panels.push(node); return node;
+    };
     this.slider = el("input", {type: "range", min: 0, max: this.steps.length - 1, value: 0, "aria-label": "optimizer step", oninput: () => this.go(+this.slider.value)}); this.place = el("output");
     this.play = button("▶ steps", () => this.run(), {"aria-pressed": "false"});
     this.live = el("p", {class: "live", "aria-live": "polite"}); this.said = el("p", {"aria-live": "polite", class: "said"}); this.held = el("p", {"aria-live": "polite", class: "held"}); this.note = el("p"); this.exact = el("p");
@@ -377,14 +380,19 @@ class ConflictView {
       v: () => { this.state.plane = this.state.plane === "lengths" ? "directions" : "lengths"; this.drawShadow(); }}[e.key];
     if (run) { run(); taken(e); }
   }
-  keep() { this.picture().then(sheet => offerPicture(this.box, sheet, `conflicts-step-${this.steps[this.state.at].step}.png`, this.live.textContent)).catch(this.box.fail); }
-  /** All panels below each other. */
+  keep() { this.picture().then(sheet => offerPicture(this.box, sheet, `conflicts-step-${this.steps[this.state.at].step}.png`, this.heading().join(". "))).catch(this.box.fail); }
+  /** What a picture says first, for whom it is all there is. */
+  heading() { return ["Gradient conflicts" + (this.record.run ? ` of ${this.record.run}` : "") + `, step ${this.steps[this.state.at].step}`, this.live.textContent]; }
+  /** Each panel under its title and what it says of itself, below each other; what is set by hand is no part of the run. */
   async picture() {
-    const parts = [];
-    for (const svg of [this.time, this.tables, this.meeting, this.shadow, this.heat, this.table]) parts.push(await imageOf(svg, this.box.root));
-    const {canvas, pen} = canvasOf(this.box.root, Math.max(...parts.map(p => p.width)) + 20, sum(parts.map(p => p.height + 16)) + 16);
-    let y = 16;
-    for (const {image, width, height} of parts) { pen.drawImage(image, 10, y, width, height); y += height + 16; }
+    const {root} = this.box, parts = [], shown = this.panels.filter(panel => !panel.contains(this.hand));
+    for (const panel of shown) {
+      const svg = panel.querySelector("svg"), {image, width, height} = await imageOf(svg, root), said = [...panel.querySelectorAll("h3,p")].map(node => node.textContent).filter(Boolean);
+      const part = sheet(root, Math.max(640, width) + 20, height, said, 13);
+      part.pen.drawImage(image, 10, part.top, width, height); parts.push(part.canvas);
+    }
+    const {canvas, pen, top} = sheet(root, Math.max(...parts.map(part => part.width)), sum(parts.map(part => part.height + 16)), this.heading(), 16);
+    parts.reduce((y, part) => { pen.drawImage(part, 0, y); return y + part.height + 16; }, top);
     return canvas;
   }
   /** A place that the notebook asks for. */

@@ -44,7 +44,7 @@ const chord = e => e.ctrlKey || e.metaKey || e.altKey;
 /** A key that is ours is nobody else's. */
 const taken = e => { e.preventDefault(); e.stopPropagation(); };
 
-/** An element; `on…` properties are listeners, `class`, `role`, `aria-…`, `data-…` attributes, the rest properties. Strings become text. */
+/** An element; `on…` properties are listeners, `class`, `role`, `aria-…`, `data-…` attributes, the rest properties. Strings become text; what is null or false is left out. */
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
@@ -52,7 +52,7 @@ function el(tag, props = {}, ...children) {
     else if (/^(class|role|tabindex|for|colspan|scope|style)$|^(aria|data)-/.test(key)) node.setAttribute(key, value);
     else node[key] = value;
   }
-  node.append(...children.flat().filter(c => c != null));
+  node.append(...children.flat().filter(c => c != null && c !== false));
   return node;
 }
 
@@ -120,7 +120,7 @@ function lottery(seed) {
 
 const STYLE = `
 .dk{--bg:var(--jp-layout-color1,#fff);--ink:var(--jp-ui-font-color1,#1b1f24);--soft:var(--jp-ui-font-color2,#5c6570);--line:var(--jp-border-color2,#d9dde2);--fill:var(--jp-layout-color2,#f3f5f7);--hot:#1f6feb;
- container-type:inline-size;background:var(--bg);color:var(--ink);font:13px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;padding:12px 14px;border:1px solid var(--line);border-radius:8px;position:relative;text-align:left}
+ container-type:inline-size;background:var(--bg);color:var(--ink);font:13px/1.45 system-ui,sans-serif;padding:12px 14px;border:1px solid var(--line);border-radius:8px;position:relative;text-align:left}
 .dk *{box-sizing:border-box}.dk h3{font-size:12px;margin:0 0 4px;font-weight:650;color:var(--ink)}
 .dk button,.dk select,.dk input{font:inherit;color:inherit}.dk select,.dk button{background:var(--bg);border:1px solid var(--line);border-radius:5px;padding:2px 8px;cursor:pointer;min-height:26px}
 .dk select{max-width:190px}.dk button[aria-pressed=true]{background:var(--ink);color:var(--bg);border-color:var(--ink)}.dk button:disabled{opacity:.45;cursor:default}
@@ -128,7 +128,7 @@ const STYLE = `
 .dk-field{display:inline-flex;gap:5px;align-items:center;color:var(--soft);white-space:nowrap}.dk-segments{display:inline-flex}.dk-segments button{border-radius:0;margin-left:-1px}
 .dk-segments button:first-child{border-radius:5px 0 0 5px}.dk-segments button:last-child{border-radius:0 5px 5px 0}
 .dk-error{background:#b42318;color:#fff;padding:6px 10px;border-radius:5px;margin-bottom:8px}.dk-note{color:var(--soft);font-size:12px;margin:8px 0 0}
-.dk-over{position:absolute;inset:8px;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:14px;overflow:auto;z-index:5;box-shadow:0 8px 30px rgba(0,0,0,.25)}.dk-over img{max-width:100%}
+.dk-over{position:absolute;inset:8px;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:14px;overflow:auto;z-index:5}.dk-over img{max-width:100%}
 .dk kbd{border:1px solid var(--line);border-radius:4px;padding:0 5px;background:var(--fill);font:12px ui-monospace,monospace}.dk table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 .dk th,.dk td{text-align:right;padding:1px 5px;border:0;white-space:nowrap;background:none}.dk th:first-child,.dk td:first-child{text-align:left}.dk th{font-weight:500;color:var(--soft)}
 .dk .dk-keys{width:auto}.dk .dk-keys td{padding:3px 12px 3px 0;text-align:left;white-space:normal}.dk-keys kbd{margin-right:4px}
@@ -150,7 +150,8 @@ function frame(host, label) {
     over.replaceChildren(el("div", {class: "dk-row"}, el("h3", {}, title), button("Close (Esc)", close)), ...content);
     over.focus({preventScroll: true});
   };
-  on(over, "keydown", e => { e.stopPropagation(); if (e.key === "Escape") close(); });
+  for (const node of [over, root]) on(node, "keydown", e => { if (!chord(e)) e.stopPropagation(); });  // a notebook's own keys would cut its cell
+  on(over, "keydown", e => { if (e.key === "Escape") close(); });
   return {root, body, fail, open, close, say: text => { live.textContent = text; }};
 }
 
@@ -193,6 +194,14 @@ function write(pen, text, x, y, width, font, step) {
   }
   pen.fillText(line, x, y);
   return y;
+}
+
+/** A canvas with lines of text at its top, and where they end. */
+function sheet(root, width, height, lines, size) {
+  const words = pen => lines.reduce((y, line) => write(pen, line, 20, y + 1.4 * size, width - 40, `${size}px ${FONT}`, 1.25 * size), 6),
+    top = words(canvasOf(root, 1, 1).pen) + 20, made = canvasOf(root, width, top + height);
+  words(made.pen);
+  return {...made, top};
 }
 
 // --- where a view gets its data ----------------------------------------------------------------------------------------------------
