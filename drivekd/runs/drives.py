@@ -19,7 +19,7 @@ from ..data.records import VQARecord, read_records
 from ..data.world import cached_world
 from .comparison import world_cache
 from .parameters import RunError
-from .report import Html, between, gain, rate
+from .report import between, gain, rate
 from .runner import project_root
 from .teaching import TAUGHT
 from ..study.closed_loop import MEASURES, YARDSTICKS, Driver, Frame, paired, per_second, rank_correlation, summary

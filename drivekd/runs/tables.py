@@ -215,7 +215,7 @@ def score(
     rule = SCORES[what]
     return _seeds_mean((_mean(r.lines, rule.field, capability) for r in runs.values()), rule.factor)
 
-
+# %% ../../nbs/api/runs/03b_tables.ipynb #2b5486eb
 def difference(
     first: Mapping[int, Run],
     second: Mapping[int, Run],
