@@ -86,6 +86,11 @@ def small_enough(
     return shown
 
 # %% ../../nbs/api/workbench/03a_live.ipynb #87d85723
+def _somebody_looks() -> bool:
+    "Whether a browser waits for this kernel: Jupyter Server names the session, Voila (which has none) the software that asked."
+    return "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
+
+
 def present(
     widget: Callable[[], Any],  # made only where it is shown
     static: Callable[[], Static],
@@ -93,7 +98,7 @@ def present(
     "Show a view in the form that a notebook can use."
     from IPython.display import display
 
-    display(widget() if "JPY_SESSION_NAME" in os.environ else static())
+    display(widget() if _somebody_looks() else static())
 
 # %% ../../nbs/api/workbench/03a_live.ipynb #453fa15e
 class Live:
@@ -116,5 +121,5 @@ class Live:
         return self.view
 
     def show(self, **options) -> None:
-        "Live under a Jupyter server; static (with `options` of `static`) where a program executes the notebook."
+        "Live under a Jupyter server or Voila; static (with `options` of `static`) where a program executes the notebook."
         present(self.widget, lambda: self.static(**options))
