@@ -3,11 +3,17 @@ import json
 import math
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 from hostile import LINES
@@ -24,7 +30,7 @@ from drivekd.runs.dashboard import RunDashboard
 from drivekd.runs.runner import RUN_DIR
 from drivekd.workbench import browser as B
 from drivekd.workbench import pages as P
-from drivekd.workbench.live import Live, reply_to
+from drivekd.workbench.live import Live, present, reply_to
 
 
 def row(step, **more):
@@ -230,6 +236,58 @@ def test_every_explorer_lives_in_one_way():
     from drivekd.workbench.prestudy_explorer import PrestudyExplorer
     for kind in (AttentionExplorer, ConflictExplorer, PrestudyExplorer, B.QuestionBrowser, RunDashboard):
         assert issubclass(kind, Live) and kind.show is Live.show and P.front(kind.FRONT), kind
+
+
+@pytest.mark.parametrize("environment,expected", [
+    ({}, "static"), ({"JPY_SESSION_NAME": "nbs/explorers/runs.ipynb"}, "widget"), ({"SERVER_SOFTWARE": "voila/0.5.13"}, "widget"), ({"SERVER_SOFTWARE": "gunicorn/23.0"}, "static"),
+], ids=["nobody", "jupyter", "voila", "another-server"])
+def test_a_view_is_live_where_a_browser_waits(monkeypatch, environment, expected):
+    for name in ("JPY_SESSION_NAME", "SERVER_SOFTWARE"): monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items(): monkeypatch.setenv(name, value)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    present(lambda: "widget", lambda: "static")
+    assert shown == [expected]
+
+
+ASKS = """from drivekd.workbench.live import present
+present(lambda: "a widget is here", lambda: "a picture is here")"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("voila"), reason="Voila is not installed; `make serve` installs it")
+def test_voila_gets_live_views_and_its_pages_may_ask_nobody_else(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ASKS)], metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    nbformat.write(notebook, tmp_path / "ask.ipynb")
+    [command] = re.findall(r"^\t@(voila .*) \$\(SERVE\)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = command.replace("voila nbs/explorers", f"exec voila {tmp_path}").replace("--token", "--token=t")
+    served = subprocess.Popen(f"{flags} --port={port}", shell=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    try:
+        reply = within(60, lambda: opened(f"http://127.0.0.1:{port}/voila/render/ask.ipynb?token=t"))
+        assert "a widget is here" in reply.text and "a picture is here" not in reply.text
+        assert "default-src 'self'" in reply.headers["Content-Security-Policy"] and "http" not in reply.headers["Content-Security-Policy"]
+        assert "a widget is here" not in opened(f"http://127.0.0.1:{port}/voila/render/ask.ipynb").text  # a token is asked for
+    finally:
+        served.terminate()
+        served.wait(20)
+
+
+def opened(address):
+    reply = urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(address, timeout=60)
+    return SimpleNamespace(text=reply.read().decode(), headers=reply.headers)
+
+
+def within(seconds, attempt):
+    "What `attempt` returns once the server listens."
+    end = time.monotonic() + seconds
+    while True:
+        try: return attempt()
+        except urllib.error.URLError:
+            if time.monotonic() > end: raise
+            time.sleep(0.5)
 
 
 SELECTORS = """look => {
