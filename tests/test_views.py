@@ -1,4 +1,5 @@
 "The run dashboard and the question browser: what they read, what they refuse, and how they behave in a browser without a network."
+import html
 import json
 import math
 import os
@@ -27,10 +28,10 @@ from drivekd.data.records import read_records
 from drivekd.distill.runfiles import TELEMETRY
 from drivekd.runs import tail as T
 from drivekd.runs.dashboard import RunDashboard
-from drivekd.runs.runner import RUN_DIR
+from drivekd.runs.runner import RUN_DIR, project_root
 from drivekd.workbench import browser as B
 from drivekd.workbench import pages as P
-from drivekd.workbench.live import Live, present, reply_to
+from drivekd.workbench.live import Live, present, reply_to, save_page
 
 
 def row(step, **more):
@@ -236,6 +237,35 @@ def test_every_explorer_lives_in_one_way():
     from drivekd.workbench.prestudy_explorer import PrestudyExplorer
     for kind in (AttentionExplorer, ConflictExplorer, PrestudyExplorer, B.QuestionBrowser, RunDashboard):
         assert issubclass(kind, Live) and kind.show is Live.show and P.front(kind.FRONT), kind
+
+
+def test_a_page_is_not_written_over_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"a page is written to a file, found the folder .*; give a name in it, such as .*page\.html"):
+        save_page(tmp_path, "<p>")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_that_are_not_there_are_named(tmp_path):
+    for missing in (tmp_path / "no", tmp_path):  # a run without answers.jsonl, too
+        with pytest.raises(DataError, match=r"found none at .*; give the answers\.jsonl of `drivekd run evaluate`"):
+            B.read_answers(missing)
+
+
+def test_a_browser_without_questions_says_why_and_what_helps():
+    path = ROOT / "data/examples/shapes/questions.json"
+    empty, full = B.QuestionBrowser(read_records(path)), B.QuestionBrowser(read_records(path, capabilities=["find", "count"]))
+    for told in (empty.summary(), *empty.header()["notes"]):
+        assert "96 records could not be read and are not here; record 0: the question type must be one of" in told and "found 'find'" in told and "`capabilities=[…]`" in told
+    assert empty.summary().startswith("0 questions, 0 pictures.") and len(full.entries.rows) == 96 and full.header()["notes"] == []
+    assert empty._written([]) in html.unescape(empty.static()._repr_html_())  # the page of an executed notebook says it, too
+
+
+def test_the_chapter_names_the_folder_that_runs_go_to(monkeypatch):
+    chapter = ROOT / "nbs/explorers/runs.ipynb"
+    [opening] = [cell.source for cell in nbformat.read(chapter, 4).cells if "# yours: " in cell.source]
+    monkeypatch.chdir(chapter.parent)
+    yours = eval(re.search(r"# yours: (.+)", opening)[1], {"RunDashboard": RunDashboard, "project_root": project_root})
+    assert yours.watch.root == ROOT / "outputs"
 
 
 @pytest.mark.parametrize("environment,expected", [

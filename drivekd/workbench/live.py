@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.jsonfiles import write_aside
+from ..data.problems import show_path
 from .pages import Static, front
 
 # %% ../../nbs/api/workbench/03a_live.ipynb #e1c64384
@@ -71,6 +72,7 @@ def save_page(
     "Write a page; its folder is made."
     data, path = text.encode(), Path(path)
     _refuse_above(limit, len(data), "the page", way_out)
+    if path.is_dir(): raise ValueError(f"a page is written to a file, found the folder {show_path(path)}; give a name in it, such as {show_path(path / 'page.html')}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, lambda aside: aside.write_bytes(data))
     return path
