@@ -260,6 +260,14 @@ def test_a_browser_without_questions_says_why_and_what_helps():
     assert empty._written([]) in html.unescape(empty.static()._repr_html_())  # the page of an executed notebook says it, too
 
 
+@pytest.mark.parametrize("taken_out,seen", [(r"", False), (r"<iframe.*?</iframe>|<style>.*?</style>", True), (r"<iframe.*?</iframe>", True)], ids=["trusted", "untrusted", "untrusted, beside a cell that ran"])
+def test_where_a_page_may_not_run_its_picture_stands_in_the_open(offline, taken_out, seen):
+    shown = P.Static("<p>the page</p>", "A grey square.", Image.new("RGB", (40, 20), "grey"))._repr_html_()
+    offline.set_content("<body>" + (re.sub(taken_out, "", shown) if taken_out else shown))
+    assert offline.locator("iframe").count() == (not seen)
+    assert offline.get_by_alt_text("A grey square.").is_visible() == offline.get_by_text("run this cell").is_visible() == seen
+
+
 def test_the_chapter_names_the_folder_that_runs_go_to(monkeypatch):
     chapter = ROOT / "nbs/explorers/runs.ipynb"
     [opening] = [cell.source for cell in nbformat.read(chapter, 4).cells if "# yours: " in cell.source]
