@@ -45,9 +45,10 @@ pytest: $(READY)
 lab: $(READY) ## JupyterLab on the notebooks, with this .venv as kernel (more flags: LAB='--no-browser')
 	@jupyter lab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)
 
-serve: $(READY) ## the explorers as pages without code (Voila), for this machine alone, with a token (more flags: SERVE='--port=8890')
+# Voila's pages name fonts and MathJax at public addresses; the policy in voila.json keeps browsers from asking anybody but Voila.
+serve: $(READY) ## the explorers as live pages without code (Voila), for this machine alone, with a token (more flags: SERVE='--port=8890')
 	@.venv/bin/python -m pip install -qq -c constraints.txt -e '.[serve]'
-	@voila nbs/explorers --Voila.ip=127.0.0.1 --token --no-browser $(SERVE)
+	@voila nbs/explorers --Voila.ip=127.0.0.1 --token --no-browser --Voila.config_file_paths=nbs/explorers $(SERVE)
 
 prep: $(READY) ## before a commit: clean, export, README, test
 	@$(MAKE) clean export readme lint test

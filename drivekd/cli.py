@@ -17,7 +17,7 @@ from typing import TextIO
 
 from .data.formats import FORMATS
 from .data.problems import DataError, Skipped, show
-from .data.records import RecordSet, read_records
+from .data.records import RecordSet, check_capabilities, read_records
 
 # %% ../nbs/api/99_cli.ipynb #bdd4f8f4
 def _prefix(text: str) -> tuple[str, str]:
@@ -27,6 +27,14 @@ def _prefix(text: str) -> tuple[str, str]:
     return before, after
 
 
+def _names(text: str) -> list[str]:
+    "Capabilities between commas, none of which the table reads as another."
+    names = [name for part in text.split(",") if (name := part.strip())]
+    try: check_capabilities(names)
+    except ValueError as e: raise argparse.ArgumentTypeError(str(e)) from None
+    return names
+
+
 def check_data_parser() -> argparse.ArgumentParser:
     "The arguments of check-data."
     p = argparse.ArgumentParser(prog="drivekd check-data", description="Check a file of driving questions and every picture it shows.")
@@ -34,6 +42,7 @@ def check_data_parser() -> argparse.ArgumentParser:
     p.add_argument("--image-root", metavar="DIR", help="folder that image paths are relative to (default: the file's folder)")
     p.add_argument("--prefix-map", metavar="FROM=TO", type=_prefix, action="append", default=[], help="replace a beginning of image paths; repeatable")
     p.add_argument("--format", default="auto", choices=("auto", *FORMATS), help="read as this format instead of recognising it")
+    p.add_argument("--capabilities", metavar="A,B", type=_names, default=[], help="names of another domain's capabilities, which are question types too")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
@@ -64,7 +73,7 @@ def check_data(
 ) -> int:  # exit code
     "Checks one file; prints what would be left out."
     args = check_data_parser().parse_args(argv)
-    try: records = read_records(args.file, args.image_root, format=args.format, verify_images=True, prefix_map=dict(args.prefix_map))
+    try: records = read_records(args.file, args.image_root, format=args.format, verify_images=True, prefix_map=dict(args.prefix_map), capabilities=args.capabilities)
     except DataError as e:
         if args.json: _say(_as_json(e.format, error=e), sys.stdout)
         else: _say(f"{e} [{e.code}]", sys.stderr)

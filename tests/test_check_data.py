@@ -77,6 +77,19 @@ def test_nothing_accepted_but_recognised_is_one(folder, capsys):
     assert check(capsys, write(folder, "a.json", [drivekd("?")]))[0] == 1
 
 
+def test_capabilities_of_another_domain_are_question_types(capsys):
+    shapes = REPO / "data/examples/shapes/questions.json"
+    code, answer = check(capsys, shapes)
+    assert code == 1 and answer["accepted"] == 0 and "`drivekd check-data --capabilities …`" in answer["skipped"][0]["message"]
+    code, answer = check(capsys, shapes, "--capabilities", "find, count")
+    assert (code, answer["accepted"], answer["skipped"]) == (0, 96, [])
+
+
+def test_a_capability_that_the_table_reads_as_another_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped: cli.main(["check-data", "questions.json", "--capabilities", "find,behavior"])
+    assert stopped.value.code == 2 and "'behavior'" in capsys.readouterr().err
+
+
 def test_the_image_root_defaults_to_the_files_folder(folder, capsys):
     (folder / "lists").mkdir()
     path = write(folder / "lists", "a.json", [drivekd()])

@@ -5,6 +5,7 @@ from functools import cache
 from html.parser import HTMLParser
 
 import hostile
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,6 +30,28 @@ def slowly(*values): return pytest.param(*values, marks=pytest.mark.slow)  # wha
 def shipped():
     return B.read(SHIPPED)
 
+
+def test_the_chapter_opens_live_with_a_model_to_ask(monkeypatch):
+    "Run All under a Jupyter server: the first cell's widget can ask the planning teacher again."
+    chapter = ROOT / "nbs/explorers/attention.ipynb"
+    [opening, *_] = [cell for cell in nbformat.read(chapter, 4).cells if cell.cell_type == "code"]
+    shown = []
+    monkeypatch.chdir(chapter.parent)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(chapter))
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    exec(opening.source, {})
+    assert shown[0].options == {"asks": True, "models": ["planning"]}
+
+
+def test_the_chapter_says_what_the_recording_holds(shipped):
+    held = {(m.method, m.head is None, all_words(m, shipped)) for m in shipped.maps}
+    assert held == {("attention", True, True), ("attention", False, False), ("rollout", True, True), ("gradient", True, True)}
+    assert all(max(m.layers) == model.layers - 2 for model in shipped.models for m in shipped.maps if m.model == model.name and m.method != "rollout")
+    assert {(m.model, m.layers) for m in shipped.maps if m.head is not None} == {("planning", (6,)), ("student_agp", (2,)), ("student", (2,))}
+    assert "holds the whole bundle" not in (ROOT / "nbs/explorers/attention.ipynb").read_text(encoding="utf-8")
+
+
+def all_words(found, bundle): return len(found.rows) == len(bundle.tokens)
 
 @pytest.fixture(scope="module", autouse=True)
 def packed_once():

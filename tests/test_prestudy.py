@@ -339,6 +339,7 @@ def test_a_published_study_without_its_name_is_refused(tmp_path, published):
 def test_a_file_that_is_not_utf8_is_refused_with_its_place(tmp_path):
     (tmp_path / "result.json").write_bytes(b'{"studies": "\xe4"}')
     with pytest.raises(ValueError, match="result.json must be JSON in UTF-8, found byte 0xe4 at position 13"): read_studies(tmp_path / "result.json")
+    with pytest.raises(ValueError, match="found no path; name a result.json"): read_studies()
 
 
 @pytest.mark.parametrize("models", [3, "m", [3], [["m"]], {"m": 1}])

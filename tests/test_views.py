@@ -1,13 +1,20 @@
 "The run dashboard and the question browser: what they read, what they refuse, and how they behave in a browser without a network."
+import html
 import json
 import math
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 from hostile import LINES
@@ -21,10 +28,10 @@ from drivekd.data.records import read_records
 from drivekd.distill.runfiles import TELEMETRY
 from drivekd.runs import tail as T
 from drivekd.runs.dashboard import RunDashboard
-from drivekd.runs.runner import RUN_DIR
+from drivekd.runs.runner import RUN_DIR, project_root
 from drivekd.workbench import browser as B
 from drivekd.workbench import pages as P
-from drivekd.workbench.live import Live, reply_to
+from drivekd.workbench.live import Live, present, reply_to, save_page
 
 
 def row(step, **more):
@@ -230,6 +237,95 @@ def test_every_explorer_lives_in_one_way():
     from drivekd.workbench.prestudy_explorer import PrestudyExplorer
     for kind in (AttentionExplorer, ConflictExplorer, PrestudyExplorer, B.QuestionBrowser, RunDashboard):
         assert issubclass(kind, Live) and kind.show is Live.show and P.front(kind.FRONT), kind
+
+
+def test_a_page_is_not_written_over_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"a page is written to a file, found the folder .*; give a name in it, such as .*page\.html"):
+        save_page(tmp_path, "<p>")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_that_are_not_there_are_named(tmp_path):
+    for missing in (tmp_path / "no", tmp_path):  # a run without answers.jsonl, too
+        with pytest.raises(DataError, match=r"found none at .*; give the answers\.jsonl of `drivekd run evaluate`"):
+            B.read_answers(missing)
+
+
+def test_a_browser_without_questions_says_why_and_what_helps():
+    path = ROOT / "data/examples/shapes/questions.json"
+    empty, full = B.QuestionBrowser(read_records(path)), B.QuestionBrowser(read_records(path, capabilities=["find", "count"]))
+    for told in (empty.summary(), *empty.header()["notes"]):
+        assert "96 records could not be read and are not here; record 0: the question type must be one of" in told and "found 'find'" in told and "`capabilities=[…]`" in told
+    assert empty.summary().startswith("0 questions, 0 pictures.") and len(full.entries.rows) == 96 and full.header()["notes"] == []
+    assert empty._written([]) in html.unescape(empty.static()._repr_html_())  # the page of an executed notebook says it, too
+
+
+@pytest.mark.parametrize("taken_out,seen", [(r"", False), (r"<iframe.*?</iframe>|<style>.*?</style>", True), (r"<iframe.*?</iframe>", True)], ids=["trusted", "untrusted", "untrusted, beside a cell that ran"])
+def test_where_a_page_may_not_run_its_picture_stands_in_the_open(offline, taken_out, seen):
+    shown = P.Static("<p>the page</p>", "A grey square.", Image.new("RGB", (40, 20), "grey"))._repr_html_()
+    offline.set_content("<body>" + (re.sub(taken_out, "", shown) if taken_out else shown))
+    assert offline.locator("iframe").count() == (not seen)
+    assert offline.get_by_alt_text("A grey square.").is_visible() == offline.get_by_text("run this cell").is_visible() == seen
+
+
+def test_the_chapter_names_the_folder_that_runs_go_to(monkeypatch):
+    chapter = ROOT / "nbs/explorers/runs.ipynb"
+    [opening] = [cell.source for cell in nbformat.read(chapter, 4).cells if "# yours: " in cell.source]
+    monkeypatch.chdir(chapter.parent)
+    yours = eval(re.search(r"# yours: (.+)", opening)[1], {"RunDashboard": RunDashboard, "project_root": project_root})
+    assert yours.watch.root == ROOT / "outputs"
+
+
+@pytest.mark.parametrize("environment,expected", [
+    ({}, "static"), ({"JPY_SESSION_NAME": "nbs/explorers/runs.ipynb"}, "widget"), ({"SERVER_SOFTWARE": "voila/0.5.13"}, "widget"), ({"SERVER_SOFTWARE": "gunicorn/23.0"}, "static"),
+], ids=["nobody", "jupyter", "voila", "another-server"])
+def test_a_view_is_live_where_a_browser_waits(monkeypatch, environment, expected):
+    for name in ("JPY_SESSION_NAME", "SERVER_SOFTWARE"): monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items(): monkeypatch.setenv(name, value)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    present(lambda: "widget", lambda: "static")
+    assert shown == [expected]
+
+
+ASKS = """from drivekd.workbench.live import present
+present(lambda: "a widget is here", lambda: "a picture is here")"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("voila"), reason="Voila is not installed; `make serve` installs it")
+def test_voila_gets_live_views_and_its_pages_may_ask_nobody_else(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ASKS)], metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    nbformat.write(notebook, tmp_path / "ask.ipynb")
+    [command] = re.findall(r"^\t@(voila .*) \$\(SERVE\)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = command.replace("voila nbs/explorers", f"exec voila {tmp_path}").replace("--token", "--token=t")
+    served = subprocess.Popen(f"{flags} --port={port}", shell=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    try:
+        reply = within(60, lambda: opened(f"http://127.0.0.1:{port}/voila/render/ask.ipynb?token=t"))
+        assert "a widget is here" in reply.text and "a picture is here" not in reply.text
+        assert "default-src 'self'" in reply.headers["Content-Security-Policy"] and "http" not in reply.headers["Content-Security-Policy"]
+        assert "a widget is here" not in opened(f"http://127.0.0.1:{port}/voila/render/ask.ipynb").text  # a token is asked for
+    finally:
+        served.terminate()
+        served.wait(20)
+
+
+def opened(address):
+    reply = urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(address, timeout=60)
+    return SimpleNamespace(text=reply.read().decode(), headers=reply.headers)
+
+
+def within(seconds, attempt):
+    "What `attempt` returns once the server listens."
+    end = time.monotonic() + seconds
+    while True:
+        try: return attempt()
+        except urllib.error.URLError:
+            if time.monotonic() > end: raise
+            time.sleep(0.5)
 
 
 SELECTORS = """look => {

@@ -63,7 +63,7 @@ def capability_of(
     said = kind.strip() if isinstance(kind, str) else ""
     if said.casefold() in CAPABILITY_OF: return CAPABILITY_OF[said.casefold()]
     if said in others: return said
-    raise DataError("type-unknown", f"the question type must be one of {', '.join(dict.fromkeys([*CAPABILITY_OF, *others]))}, found {show(kind)}; use one of these")
+    raise DataError("type-unknown", f"the question type must be one of {', '.join(dict.fromkeys([*CAPABILITY_OF, *others]))}, found {show(kind)}; use one of these, or name your own with `capabilities=[…]` (`drivekd check-data --capabilities …`)")
 
 
 def check_capabilities(names: Collection[str]) -> None:

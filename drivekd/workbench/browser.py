@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OBJECTS', 'objects_in', 'points_of', 'read_answers', 'mark_of', 'judged', 'spoken', 'Entries', 'thumbnail', 'packed',
-           'checked_view', 'QuestionBrowser', 'summary', 'to_html', 'picture_of', 'static', 'answer']
+           'checked_view', 'left_out', 'QuestionBrowser', 'summary', 'to_html', 'picture_of', 'static', 'answer']
 
 # %% ../../nbs/api/workbench/06_browser.ipynb #69d1ad79
 import base64
@@ -23,7 +23,7 @@ from PIL import Image
 from ..data.cameras import ObjectTag, camera_rank, normalise, parse_tags
 from ..data.images import ImageRef, load_image
 from ..data.jsonfiles import read_log
-from ..data.problems import DataError, show
+from ..data.problems import DataError, Skipped, show, show_path
 from ..data.records import VQARecord
 from .figures import six_cameras
 from .live import PAGE_LIMIT, STATIC_LIMIT, Live, save_page, small_enough
@@ -79,6 +79,7 @@ def read_answers(
 def _read(path: Path) -> tuple[list, str]:
     "Rows, and the name of their file."
     path = path / "answers.jsonl" if path.is_dir() else path
+    if not path.is_file(): raise DataError("file-missing", f"answers are a file or the folder of an evaluation run, found none at {show_path(path)}; give the answers.jsonl of `drivekd run evaluate`")
     return read_log(path), path.name
 
 
@@ -181,6 +182,13 @@ def _checked_width(width: int) -> int:
     return width
 
 
+def left_out(
+    skipped: Sequence[Skipped],  # of `read_records`
+) -> str:  # empty if there are none
+    "How many records are not here, and why the first is not."
+    return f"{len(skipped)} records could not be read and are not here; record {skipped[0].index}: {skipped[0].message}." if skipped else ""
+
+
 class QuestionBrowser(Live):
     "Questions, pictures and answers to look through."
     FRONT = "questions"
@@ -194,11 +202,11 @@ class QuestionBrowser(Live):
     ):
         rows = {name: read_answers(given) for name, given in (answers or {}).items()}
         self.entries, self.view, self.width = Entries(records, rows), checked_view(view or {}), _checked_width(width)
-        self.records, self.skipped = records, len(getattr(records, "skipped", ()))
+        self.records, self.skipped = records, left_out(getattr(records, "skipped", ()))
 
     def header(self, notes: Sequence[str] = ()) -> dict:
         "The words of the view."
-        own = [f"{self.entries.strange} answered questions are not among these."] * bool(self.entries.strange) + [f"{self.skipped} records could not be read and are not here."] * bool(self.skipped)
+        own = [f"{self.entries.strange} answered questions are not among these."] * bool(self.entries.strange) + [self.skipped] * bool(self.skipped)
         return {"entries": self.entries.rows, "speakers": self.entries.speakers, "pictures": [{"camera": ref.camera} for ref in self.entries.pictures], "notes": [*notes, *own]}
 
     def picture(self, index: int, width: int) -> bytes | str:  # JPEG, or why there is none
@@ -214,7 +222,8 @@ def summary(self: QuestionBrowser) -> str:
     rows, said = self.entries.rows, Counter((s["by"], s["mark"]) for row in self.entries.rows for s in row["said"])
     kinds = Counter(row["capability"] or "no capability" for row in rows)
     marks = [f"{by}: " + ", ".join(f"{said[by, mark]} {mark}" for mark in ("right", "wrong", "unread", "open") if said[by, mark]) for by in self.entries.speakers]
-    return "; ".join([f"{len(rows)} questions ({', '.join(f'{n} {k}' for k, n in kinds.items())}), {len(self.entries.pictures)} pictures", *marks]) + "."
+    asked = f" ({', '.join(f'{n} {k}' for k, n in kinds.items())})" if rows else ""
+    return "; ".join([f"{len(rows)} questions{asked}, {len(self.entries.pictures)} pictures", *marks]) + "." + f" {self.skipped}" * bool(self.skipped)
 
 
 QuestionBrowser.summary = summary
@@ -278,7 +287,7 @@ def static(
 ) -> Static:
     "The first questions for an executed notebook: a sandboxed frame, a picture and a summary."
     part = QuestionBrowser(self.records[:most], None, self.view, _checked_width(width))
-    part.entries.rows, part.entries.speakers = self.entries.rows[:most], self.entries.speakers
+    part.entries.rows, part.entries.speakers, part.skipped = self.entries.rows[:most], self.entries.speakers, self.skipped
     picture = _first_picture(self.records[:most])
     bare = part._written([None] * len(part.entries.pictures))
     around = len(Static(bare, self.summary(), picture)._repr_html_()) - len(bare)  # a frame escapes the page and brings a picture

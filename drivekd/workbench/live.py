@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.jsonfiles import write_aside
+from ..data.problems import show_path
 from .pages import Static, front
 
 # %% ../../nbs/api/workbench/03a_live.ipynb #e1c64384
@@ -71,6 +72,7 @@ def save_page(
     "Write a page; its folder is made."
     data, path = text.encode(), Path(path)
     _refuse_above(limit, len(data), "the page", way_out)
+    if path.is_dir(): raise ValueError(f"a page is written to a file, found the folder {show_path(path)}; give a name in it, such as {show_path(path / 'page.html')}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, lambda aside: aside.write_bytes(data))
     return path
@@ -86,6 +88,11 @@ def small_enough(
     return shown
 
 # %% ../../nbs/api/workbench/03a_live.ipynb #87d85723
+def _somebody_looks() -> bool:
+    "Whether a browser waits for this kernel: Jupyter Server names the session, Voila (which has none) the software that asked."
+    return "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
+
+
 def present(
     widget: Callable[[], Any],  # made only where it is shown
     static: Callable[[], Static],
@@ -93,7 +100,7 @@ def present(
     "Show a view in the form that a notebook can use."
     from IPython.display import display
 
-    display(widget() if "JPY_SESSION_NAME" in os.environ else static())
+    display(widget() if _somebody_looks() else static())
 
 # %% ../../nbs/api/workbench/03a_live.ipynb #453fa15e
 class Live:
@@ -116,5 +123,5 @@ class Live:
         return self.view
 
     def show(self, **options) -> None:
-        "Live under a Jupyter server; static (with `options` of `static`) where a program executes the notebook."
+        "Live under a Jupyter server or Voila; static (with `options` of `static`) where a program executes the notebook."
         present(self.widget, lambda: self.static(**options))

@@ -124,9 +124,12 @@ def page(
 """
 
 # %% ../../nbs/api/workbench/03_pages.ipynb #51761bc3
+_RUN = "Pages are kept closed in a notebook that is not trusted: run this cell, and what is shown here can be used."
+
+
 @dataclass(frozen=True)
 class Static:
-    "A page inside a notebook, with a picture and a summary behind it."
+    "A page inside a notebook; where it may not run, a picture and a summary."
     html: str  # of `page`
     summary: str
     picture: Image.Image | None = None
@@ -135,7 +138,8 @@ class Static:
     def _repr_html_(self) -> str:
         picture = f'<img alt="{html_text(self.summary)}" src="{png_uri(self.picture)}">' if self.picture else ""
         return (f'<iframe sandbox="allow-scripts" style="width:100%;height:{self.height}px;border:0" title="{html_text(self.summary[:120])}" srcdoc="{html_text(self.html)}"></iframe>'
-                f"<details><summary>Picture and summary</summary>{picture}<p>{html_text(self.summary)}</p></details>")
+                f'<div class="dk-still"><p>{_RUN}</p>{picture}</div><style>iframe+.dk-still{{display:none}}</style>'
+                f"<details><summary>Summary</summary><p>{html_text(self.summary)}</p></details>")
 
     def __repr__(self) -> str: return self.summary
 

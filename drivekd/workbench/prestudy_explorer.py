@@ -71,6 +71,7 @@ def read_studies(
     *paths: str | Path,  # files of `drivekd run prestudy`: result.json, or what its `ship` wrote
 ) -> dict[str, dict]:  # studies by name; a name that comes twice is numbered, a study that comes twice is not
     "Stored studies, and the published figure's values that lie beside them."
+    if not paths: raise ValueError("`read_studies` reads at least one file, found no path; name a result.json of `drivekd run prestudy`.")
     found: dict[str, dict] = {}
     for path in paths:
         name, remedy = Path(path).name, "name a result.json of `drivekd run prestudy`."
