@@ -268,6 +268,7 @@ GONE = 2**22 + 7  # above Linux's largest process number
         ("elsewhere", GONE, 3, "running"),
         ("elsewhere", os.getpid(), runner.STALE + 5, "killed"),  # the number is another process there
     ],
+    ids=["here and alive", "here and gone", "elsewhere and fresh", "elsewhere and stale"],
 )
 def test_a_run_of_another_machine_is_judged_by_the_age_of_its_status(tmp_path, host, pid, age, found):
     assert read_status(of_host(tmp_path / "r", host, pid, age))["status"] == found
