@@ -146,7 +146,7 @@ class Chart {
       this.stroke(pen, line, line.y, line.pale ? 0.4 : 1, 1.6);
     }
     pen.restore();
-    if (!this.lines.length) { pen.fillStyle = ink; pen.globalAlpha = 0.6; pen.textAlign = "center"; pen.fillText(this.spec.key === "memory" ? "measured only while a run goes on, on its own machine" : "nothing recorded", this.w / 2, this.h / 2); pen.globalAlpha = 1; }
+    if (!this.lines.length) { pen.fillStyle = ink; pen.globalAlpha = 0.6; pen.textAlign = "center"; pen.fillText(this.spec.key === "memory" ? "measured while a run goes on" : "nothing recorded", this.w / 2, this.h / 2); pen.globalAlpha = 1; }
     this.describe();
   }
   axes(pen, ink, soft) {
@@ -397,9 +397,9 @@ class DashboardView {
 const LOOK = `
 .dk-dash{
 .dk-push{flex:1}.dk-title{font-size:14px;margin:0}.dk-pulse{color:var(--soft);font-size:12px}.dk-pulse[data-state=live]::before{content:"";display:inline-block;width:8px;height:8px;border-radius:50%;background:#2e9e77;margin-right:5px}
-.dk-runs{overflow:auto;max-height:232px;margin:8px 0;border:1px solid var(--line);border-radius:6px}.dk-runtable th{position:sticky;top:0;background:var(--fill);padding:3px 8px;z-index:1}.dk-runtable td{padding:3px 8px;border-top:1px solid var(--line);vertical-align:middle}
+.dk-runs{overflow:auto;max-height:232px;margin:8px 0;border:1px solid var(--line);border-radius:6px}.dk-runtable th{position:sticky;top:0;background:var(--fill);padding:3px 8px;z-index:1}.dk-runtable td{padding:3px 8px;border-top:1px solid var(--line);vertical-align:middle;white-space:normal}
 .dk-runtable th:nth-child(-n+3),.dk-runtable td:nth-child(-n+3),.dk-why td{text-align:left}.dk-why td{border-top:0;padding:0 8px 4px 30px;color:var(--soft);font-size:12px;white-space:normal;overflow-wrap:anywhere}.dk-badtext{color:#c0362c}
-.dk-name{display:inline-flex;gap:6px;align-items:center;cursor:pointer;max-width:260px;overflow:hidden;text-overflow:ellipsis}.dk-badge{display:inline-block;border-radius:10px;padding:0 8px;font-size:12px;border:1px solid var(--line)}
+.dk-name{display:inline-flex;gap:6px;align-items:center;cursor:pointer;max-width:260px;overflow:hidden;text-overflow:ellipsis}.dk-badge{display:inline-block;white-space:nowrap;border-radius:10px;padding:0 8px;font-size:12px;border:1px solid var(--line)}
 .dk-bad{background:#fde8e6;color:#8f1d14;border-color:#f3b9b3}.dk-ok{background:#e3f5ec;color:#12583c;border-color:#a9dcc4}.dk-run{background:#e5effb;color:#174a86;border-color:#b0cdf0}
 .dk-chips{display:inline-flex;gap:4px;flex-wrap:wrap}.dk-chip{border-radius:10px;padding:0 8px;min-height:22px;display:inline-flex;gap:5px;align-items:center}.dk-chip[aria-pressed=false]{opacity:.45;text-decoration:line-through}.dk-chip[aria-pressed=true]{background:var(--bg);color:var(--ink);border-color:var(--line)}
 .dk-chip i,.dk-key i{display:inline-block;width:12px;height:4px;border-radius:2px}.dk-tools{margin:6px 0 10px}.dk-grid{display:grid;gap:12px}.dk-chart{margin:0;border:1px solid var(--line);border-radius:6px;padding:6px 8px 5px;min-width:0}
