@@ -336,7 +336,7 @@ def difference(
     panel = _panel({c: _mark_tags(difference_overlay(fitted[c], d, top), (tags or {}).get(c, ())) for c, d in delta.items()}, notes, title, how.layout)
     v = np.linspace(-1, 1, 160)[:, None]
     colours = (255 * (1 - abs(v)) + np.where(v > 0, _MORE, _LESS) * abs(v)).astype(np.uint8)
-    text = f"{_beyond(delta, top)}per cell; {misplaced(first, second):.0%} of the attention lies elsewhere (total variation)"
+    text = f"{_beyond(delta, top)}per cell; {misplaced(first, second):.0%} lies elsewhere"
     return stack(panel, _scale(panel.width, colours, f"-{_percent(top)}", f"+{_percent(top)}", text), gap=4)
 
 # %% ../../nbs/api/workbench/01_figures.ipynb #cb57f344
