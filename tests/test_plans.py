@@ -193,7 +193,9 @@ def test_a_run_of_another_plan_is_outdated_and_made_again(plan, tmp_path):
     assert [s.status for s in sweep(plan(runs={"only": {"x": 1}}), out)] == ["ok"]
     changed = plan(runs={"only": {"x": 2}, "second": {"x": 3}})
     assert [s.status for s in states(changed, out, identities(changed))] == ["outdated", "missing"]
+    listed = (out / "sweep.json").read_text()
     with pytest.raises(RunError, match=r"1 finished runs .* \(only\); add --replace-outdated"): sweep(changed, out)
+    assert (out / "sweep.json").read_text() == listed
     assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 1}, "nothing was touched"
     assert [s.status for s in sweep(changed, out, replace_outdated=True)] == ["ok", "ok"]
     assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 2}

@@ -77,6 +77,7 @@ def reply_rows(
 
 
 def _cells(rows: Sequence[Mapping], names: Sequence[str]) -> list[str]:
+    "Some measures of one driver, with their intervals."
     found = summary(rows)
     return [between(found[name], 1) for name in names]
 

@@ -286,6 +286,8 @@ def sweep(
     "Make what is missing or unfinished; keep what is done, and leave alone what is running."
     if cluster: job_options(plan)  # refused before anything is written
     folder, wanted = sweep_folder(plan, out), identities(plan)
+    if (old := [s.name for s in states(plan, folder, wanted) if s.status == "outdated" and s.bytes]) and not replace_outdated:
+        raise RunError(f"{len(old)} finished runs were made with other parameters, code or data ({', '.join(old[:4])}{', …' if old[4:] else ''}); add --replace-outdated to make them again, or another --out to keep them")
     folder.mkdir(parents=True, exist_ok=True)
     shown: list[State] = []
 
@@ -296,8 +298,6 @@ def sweep(
         shown = found
 
     look()
-    if (old := [s.name for s in shown if s.status == "outdated" and s.bytes]) and not replace_outdated:
-        raise RunError(f"{len(old)} finished runs were made with other parameters, code or data ({', '.join(old[:4])}{', …' if old[4:] else ''}); add --replace-outdated to make them again, or another --out to keep them")
     going = {s.name for s in shown if s.status in ("queued", "running")}  # jobs of an earlier command, or somebody else's
     todo = [run for run in plan.runs if run.name not in going and not finished(folder / run.name, wanted[run.name])]
     try:

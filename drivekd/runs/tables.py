@@ -180,7 +180,7 @@ class Score(NamedTuple):
     change: str  # unit of a difference
     better: str  # "more" or "less"
     digits: int
-    most: float
+    most: float  # that it can be
 
 SCORES = {"accuracy": Score("right", 100.0, "%", "percentage points", "more", 1, 100.0), "answer loss": Score("loss", 1.0, "nats per token", "nats per token", "less", 3, math.inf)}
 
