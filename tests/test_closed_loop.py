@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from test_runs import play
 
 from drivekd.data.questions import ACTIONS
 from drivekd.data.traffic import Thing
 from drivekd.models.loading import load_vlm
-from drivekd.runs.drives import agreement_rows, driving_rows, reply_rows, shots, students_in, telling, yardsticks_of
+from drivekd.runs.drives import agreement_rows, driving_rows, reply_rows, shots, students_in, telling, told_apart, yardsticks_of
 from drivekd.runs.parameters import RunError
 from drivekd.runs.runner import project_root
 from drivekd.study import closed_loop, driving
@@ -236,10 +238,18 @@ def test_the_road_and_the_replies_are_two_tables_that_together_show_every_measur
     assert [row[0] for row in drivers] == list(outcomes) and [row[0] for row in asked] == ["model"] and "25" in asked[0][-1]
 
 
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join), unique=True))
+def test_names_tell_paths_apart_and_are_no_longer_than_they_must_be(paths):
+    named = told_apart(paths)
+    assert sorted(named.values()) == sorted(paths) and all(f"/{path}".endswith(f"/{name}") for name, path in named.items())
+    assert all(name == path or sum(f"/{p}".endswith(f"/{name.partition('/')[2]}") for p in paths) > 1 for name, path in named.items() if "/" in name)
+
+
 def test_students_are_found_only_when_finished(tmp_path):
     for name in ("a", "b"): (tmp_path / name / "checkpoints" / "ce").mkdir(parents=True)
     (tmp_path / "a" / "checkpoints" / "ce" / "taught.json").write_text("{}")
     assert list(students_in(f"{tmp_path}/*")) == ["a: ce"] and students_in("") == {}
+    assert list(students_in(f"{tmp_path}/b* {tmp_path}/a*")) == ["a: ce"]
     with pytest.raises(RunError, match="none"): students_in(f"{tmp_path}/b*")
     with pytest.raises(RunError, match="choose among"): yardsticks_of("pilot")
 

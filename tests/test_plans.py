@@ -28,13 +28,14 @@ from drivekd.runs.plans import (
     planned_runs,
     pool,
     read_plan,
+    slots_in_use,
     slots_of,
     state_of,
     states,
     sweep,
     write_sweep,
 )
-from drivekd.runs.runner import project_root, read_status
+from drivekd.runs.runner import HOST, project_root, read_status
 from drivekd.runs.tables import read_claims, read_runs
 
 PARAMETERS = "x: int = 1\npause: float = 0.0\nseed: int = 0"
@@ -253,9 +254,9 @@ def handed(monkeypatch):
     return AutoExecutor
 
 
-def going_on(folder):
+def going_on(folder, pid=1, host="another machine"):
     folder.mkdir(parents=True)
-    (folder / "status.json").write_text(json.dumps({"status": "running", "pid": 1, "host": "another machine"}))
+    (folder / "status.json").write_text(json.dumps({"status": "running", "pid": pid, "host": host}))
 
 
 def test_jobs_of_a_cluster_make_the_same_runs(plan, tmp_path):
@@ -284,6 +285,27 @@ def test_a_run_that_goes_on_elsewhere_is_not_made_a_second_time(plan, tmp_path, 
     going_on(tmp_path / "out" / "a")
     found = sweep(plan(runs={"a": {}, "b": {}}, timeout=60), tmp_path / "out", cluster=cluster)
     assert handed.runs == ["b"] and [s.status for s in found] == ["running", "missing"]
+
+
+@pytest.mark.parametrize("gpu, others", [("1", ["0", "2"]), ("7", ["0", "1", "2"])])
+def test_a_run_that_a_killed_sweep_has_left_keeps_its_gpu_until_it_ends(plan, tmp_path, gpu, others):
+    two, slots = plan(runs={"a": {}, "b": {}}), [{"CUDA_VISIBLE_DEVICES": g} for g in "012"]
+    going_on(tmp_path / "a", subprocess.Popen(["sleep", "60"]).pid, HOST)
+    (tmp_path / ".plan").mkdir()
+    (tmp_path / ".plan" / "a.slot").write_text(json.dumps({"CUDA_VISIBLE_DEVICES": gpu}))
+    used = [s["CUDA_VISIBLE_DEVICES"] for s in slots_in_use(two, tmp_path, slots).values()]
+    assert [g for g in "012" if g not in used] == others
+
+
+def test_a_run_without_a_slot_waits_for_one_that_was_left(plan, tmp_path, monkeypatch):
+    two, left, begun = plan(runs={"a": {}, "b": {}}), subprocess.Popen(["sleep", "60"]), []
+    going_on(tmp_path / "a", left.pid, HOST)
+    (tmp_path / ".plan").mkdir()
+    (tmp_path / ".plan" / "a.slot").write_text("{}")
+    monkeypatch.setattr("drivekd.runs.plans._start", lambda *_: begun.append(left.poll()) or subprocess.Popen(["true"]))
+    looks = iter([lambda: None, left.kill, left.wait, *[lambda: None] * 20])
+    pool(two, two.runs[1:], tmp_path, [{}], watch=lambda: next(looks)(), pause=.02)
+    assert begun == [-signal.SIGKILL]
 
 
 def test_an_interrupted_sweep_on_a_cluster_says_that_its_jobs_go_on(plan, tmp_path, handed, monkeypatch, capsys):

@@ -614,9 +614,17 @@ def test_a_running_run_says_where_it_is(tmp_path, monkeypatch):
     path, seen = notebook(tmp_path / "t.ipynb", PARAMETERS, "import time; time.sleep(4)", WRITE), []
     monkeypatch.setattr(runner, "write_status", lambda result: seen.append((result.status, result.cell, result.cells, result.seconds)))
     assert run(path, out=tmp_path / "run").ok
-    assert ("running", 2, 3) in {s[:3] for s in seen} and seen[-1][0] == "ok" and seen[-1][1] is None
+    assert {(2, 3)} <= {s[1:3] for s in seen if s[0] == "running"} <= {(None, 0), (1, 3), (2, 3), (3, 3)} and seen[-1][0] == "ok" and seen[-1][1] is None
     times = [s[3] for s in seen]
     assert times == sorted(times) and times[-2] > 2
+
+
+def test_a_running_run_counts_the_cell_that_its_parameters_add(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(runner, "PULSE", 0.1)
+    path, seen = notebook(tmp_path / "t.ipynb", PARAMETERS, "import time; time.sleep(2)", WRITE), set()
+    monkeypatch.setattr(runner, "write_status", lambda result: seen.add((result.cell, result.cells)))
+    assert run(path, {"x": 3}, out=tmp_path / "run").ok
+    assert (3, 4) in seen and "[3/4]" in capfd.readouterr().err
 
 
 def test_a_notebook_that_refuses_after_it_wrote_something_loses_nothing(tmp_path):

@@ -293,6 +293,10 @@ def test_students_leave_answers_that_a_report_pairs(tiny, tmp_path, monkeypatch)
     assert "one seed" in (tmp_path / "report" / "report.html").read_text() and (tmp_path / "report" / "accuracy.tex").exists()
 
 
+def test_a_student_of_negative_steps_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    with pytest.raises(RunError, match="steps must be positive, found -5"): play("student", tmp_path, monkeypatch, steps=-5, student="nowhere")
+
+
 def test_a_report_without_runs_says_how_to_make_them(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="no finished run .* make them with drivekd sweep"): play("report", tmp_path / "out", monkeypatch, folders=str(tmp_path / "empty"))

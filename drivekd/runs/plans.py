@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REFUSAL', 'MARGIN', 'Planned', 'SweepPlan', 'planned_runs', 'read_plan', 'State', 'state_of', 'identities', 'states',
-           'state_table', 'tally', 'forecast', 'visible_gpus', 'slots_of', 'command_of', 'pool', 'job_options',
-           'submit', 'write_sweep', 'sweep', 'sweep_folder', 'main']
+           'state_table', 'tally', 'forecast', 'visible_gpus', 'slots_of', 'run_command', 'slots_in_use', 'pool',
+           'job_options', 'submit', 'write_sweep', 'sweep', 'sweep_folder', 'main']
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #ec06531d
 import argparse
@@ -28,7 +28,7 @@ import yaml
 
 from .parameters import RunError, read_yaml
 from .privacy import replace_text
-from .runner import EXIT, finished, prepare, project_root, read_status, sentence, signals_interrupt
+from .runner import EXIT, HOST, finished, prepare, project_root, read_status, sentence, signals_interrupt
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #909b5da1
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def slots_of(
     return [threads | ({"CUDA_VISIBLE_DEVICES": ",".join(groups[i % len(groups)])} if groups else {}) for i in range(count)]
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #2cc2f93b
-def command_of(plan: SweepPlan, run: Planned, folder: Path) -> list[str]:
+def run_command(plan: SweepPlan, run: Planned, folder: Path) -> list[str]:
     "What makes one run; its parameters go through a file, so that types are kept."
     file = folder / ".plan" / f"{run.name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -202,9 +202,13 @@ def command_of(plan: SweepPlan, run: Planned, folder: Path) -> list[str]:
     return [sys.executable, "-m", "drivekd.cli", "run", plan.notebook, "-f", str(file), "--out", str(folder / run.name), "--resume", "--replace-outdated", *limit]
 
 
+def _slot_file(folder: Path, name: str) -> Path: return folder / ".plan" / f"{name}.slot"
+
+
 def _start(plan: SweepPlan, run: Planned, folder: Path, slot: Mapping[str, str]) -> subprocess.Popen:
     "One run in the background; what it says goes to its log."
-    command = command_of(plan, run, folder)
+    command = run_command(plan, run, folder)
+    replace_text(_slot_file(folder, run.name), json.dumps(slot))
     with (folder / ".plan" / f"{run.name}.log").open("ab") as log:
         return subprocess.Popen(command, env={**os.environ, **slot}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
@@ -215,6 +219,26 @@ def _stop(processes: Iterable[subprocess.Popen]) -> None:
     for p in processes: p.wait()
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #2fdeb8a1
+def _goes_on(folder: Path) -> bool:
+    "Does a process of this machine make the run of a folder?"
+    status = read_status(folder) or {}
+    return status.get("status") in ("queued", "running") and status.get("host") == HOST
+
+
+def slots_in_use(
+    plan: SweepPlan,
+    folder: Path,
+    slots: Sequence[Mapping[str, str]],  # from `slots_of`
+) -> dict[str, Mapping[str, str]]:  # run → its slot; a run on other GPUs has none
+    "Slots of runs that an earlier sweep has left behind."
+    gpus, free, used = lambda slot: slot.get("CUDA_VISIBLE_DEVICES"), list(slots), {}
+    for name in (r.name for r in plan.runs if _goes_on(folder / r.name) and _slot_file(folder, r.name).is_file()):
+        mine = gpus(json.loads(_slot_file(folder, name).read_text(encoding="utf-8")))
+        same = [s for s in free if gpus(s) == mine]
+        if same: free.remove(same[0]); used[name] = same[0]
+    return used
+
+
 def pool(
     plan: SweepPlan,
     todo: Sequence[Planned],
@@ -224,13 +248,15 @@ def pool(
     pause: float = 0.5,  # seconds between two looks
 ) -> None:
     "Make runs, as many at a time as there are slots; a failed one stops no other."
-    waiting, free, busy, ended = list(todo), list(slots), {}, []
+    waiting, free, busy, ended, left = list(todo), list(slots), {}, [], slots_in_use(plan, folder, slots)
+    for slot in left.values(): free.remove(slot)
     try:
-        while waiting or busy:
+        while waiting or busy or left:
             while waiting and free:
                 slot = free.pop(0)
                 busy[_start(plan, waiting.pop(0), folder, slot)] = slot
             for done in [p for p in busy if p.poll() is not None]: free.append(busy.pop(done)); ended.append(done)  # kept: Python drops a signal that comes while it deletes a process
+            for name in [n for n in left if not _goes_on(folder / n)]: free.append(left.pop(name))
             watch()
             time.sleep(pause)
     except KeyboardInterrupt:
@@ -266,7 +292,7 @@ def submit(
     except ImportError: raise RunError("jobs are handed to Slurm by submitit, which is not installed; install drivekd[slurm]") from None
     executor = submitit.AutoExecutor(folder=folder / ".plan" / "jobs", cluster=cluster)
     executor.update_parameters(**job_options(plan))
-    return executor.map_array(_job, [command_of(plan, run, folder) for run in todo], [str(folder / ".plan" / f"{run.name}.log") for run in todo])
+    return executor.map_array(_job, [run_command(plan, run, folder) for run in todo], [str(folder / ".plan" / f"{run.name}.log") for run in todo])
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #78ce1769
 def write_sweep(plan: SweepPlan, folder: Path, found: Sequence[State]) -> None:

@@ -78,7 +78,7 @@ def lead(studies: Mapping[str, Mapping]) -> str:
     "The result in sentences."
     parts = []
     for name, s in studies.items():
-        said = {(a["capability"], a["criterion"]): recommended(a) for a in s["advice"] if a["feature"] == "attention"}
+        said = {(a["capability"], a["criterion"]): recommended(a).partition(":")[0] for a in s["advice"] if a["feature"] == "attention"}
         alike = [(c, layers, said.get((c, "specific"), "not asked")) for (c, criterion), layers in said.items() if criterion == "intra"]
         told = "; ".join(f"{c} {layers} (above others: {above})" for c, layers, above in alike)
         verdicts = [f["verdict"] for f in s["findings"]]

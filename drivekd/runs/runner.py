@@ -461,10 +461,10 @@ def _number(codes: list[int], at: int | None) -> int | None:
     return None if at is None else sum(i <= at for i in codes)
 
 
-def _progress(plan: Plan, result: RunResult, start: float) -> None:
+def _progress(result: RunResult, start: float) -> None:
     "Keep `status.json` true while the run goes on: the cell it is at, and for how long it has been running."
-    codes = _code_cells(plan.source)
-    result.cell, result.cells = _number(codes, _read_json(result.folder / ".work" / "outcome.json").get("cell")), len(codes)
+    outcome = _read_json(result.folder / ".work" / "outcome.json")
+    result.cell, result.cells = outcome.get("number"), outcome.get("of") or 0
     result.seconds = round(time.monotonic() - start, 1)
     write_status(result)
 
@@ -517,7 +517,7 @@ def run(
     replace_text(result.folder / "params.yaml", yaml.safe_dump(plan.parameters, sort_keys=False, allow_unicode=True))
     write_status(result)
     start = time.monotonic()
-    ended, returncode = _execute(plan, result.folder / ".work", timeout, lambda: _progress(plan, result, start))
+    ended, returncode = _execute(plan, result.folder / ".work", timeout, lambda: _progress(result, start))
     result.seconds = round(time.monotonic() - start, 1)
     _finish(plan, result, ended, returncode)
     if result.status == "failed" and _refused(result.folder):

@@ -85,7 +85,7 @@ def runnable(cell: dict) -> bool:
 
 # %% ../../nbs/api/runs/00c_worker.ipynb #eff8959d
 class Outcome(dict):
-    "The cell that was started last and the error that ended the notebook, on disk from the first cell on."
+    "The cell that was started last, its number among those of code, and the error that ended the notebook, on disk from the first cell on."
 
     def __init__(self, path: Path):
         super().__init__(cell=None, error=None)
@@ -102,10 +102,10 @@ def _announce(manager: Any, terminal: Terminal, outcome: Outcome) -> None:
     fresh = {i: names[i] for before, i in zip([None, *codes], codes) if before is None or names[before] != names[i]}
 
     def cell_start(cell: dict, cell_index: int | None = None, **kwargs: Any) -> None:
-        outcome["cell"] = cell_index
+        outcome.update(cell=cell_index, number=sum(i <= cell_index for i in codes), of=len(codes))
         outcome.save()  # the parent shows it in status.json
         if cell_index in codes:
-            terminal.line(f"[{codes.index(cell_index) + 1}/{len(codes)}] {fresh.get(cell_index, '')}".rstrip())
+            terminal.line(f"[{outcome['number']}/{outcome['of']}] {fresh.get(cell_index, '')}".rstrip())
         start(cell, cell_index=cell_index, **kwargs)
 
     manager.cell_start = cell_start
