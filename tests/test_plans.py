@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,10 +77,15 @@ def test_a_plan_is_every_combination_with_every_seed(sizes, seeds, single):
 @pytest.mark.parametrize("values, reason", [
     (dict(grid={"y": [1]}), "unknown parameter 'y'"), (dict(grid={"x": 3}), "grid.x .* takes a list"), (dict(repeat=3), "unknown key 'repeat'"),
     (dict(grid={"x": ["a"]}), "takes a whole number"), (dict(runs={"one run": {}, "one-run": {}}), "would be called one-run"),
-    (dict(parameters={"hf_token": "x"}), "credential")])
+    (dict(parameters={"hf_token": "x"}), "credential"), (dict(seeds=5), "seeds of .* takes a list of whole numbers, found 5"), (dict(seeds=["a"]), "whole numbers, found 'a'"), (dict(runs=["a"]), "runs of .* takes names and"),
+    (dict(grid=[1]), "grid of .* takes names and lists"), (dict(parameters=3), "parameters of .* takes names and values"), (dict(runs={"a": [1]}), "runs.a of .* takes names and values, found .1.")])
 def test_a_wrong_plan_is_refused_before_anything_starts(plan, tmp_path, values, reason):
     with pytest.raises(RunError, match=reason): plan(**values)
     assert {p.name for p in tmp_path.iterdir()} == {"t.ipynb", "plan.yaml"}
+
+
+def test_a_run_without_parameters_of_its_own_is_a_run(plan):
+    assert [r.parameters for r in plan(runs={"ce": None}, parameters={"x": 2}).runs] == [{"x": 2}]
 
 
 def test_a_name_is_one_folder_below_the_sweep(plan):
@@ -195,11 +201,21 @@ def test_a_run_of_another_plan_is_outdated_and_made_again(plan, tmp_path):
     changed = plan(runs={"only": {"x": 2}, "second": {"x": 3}})
     assert [s.status for s in states(changed, out, identities(changed))] == ["outdated", "missing"]
     listed = (out / "sweep.json").read_text()
-    with pytest.raises(RunError, match=r"1 finished runs .* \(only\); add --replace-outdated"): sweep(changed, out)
+    with pytest.raises(RunError, match=r"1 runs with results or checkpoints .* \(only\); add --replace-outdated"): sweep(changed, out)
     assert (out / "sweep.json").read_text() == listed
     assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 1}, "nothing was touched"
     assert [s.status for s in sweep(changed, out, replace_outdated=True)] == ["ok", "ok"]
     assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 2}
+
+
+def test_an_unfinished_run_of_other_code_keeps_its_checkpoints_unless_told(plan, tmp_path):
+    one, out = plan(runs={"only": {}}), tmp_path / "out"
+    going_on(out / "only", status="timeout")
+    sweep_refuses = pytest.raises(RunError, match=r"1 runs with results or checkpoints .* \(only\)")
+    (out / "only" / "checkpoints" / "ce" / "checkpoint-2400").mkdir(parents=True)
+    with sweep_refuses: sweep(one, out)
+    assert (out / "only" / "checkpoints").is_dir() and not (out / "sweep.json").exists()
+    assert [s.status for s in sweep(one, out, replace_outdated=True)] == ["ok"] and not (out / "only" / "checkpoints").exists()
 
 
 def test_a_run_that_refuses_its_parameters_is_listed_with_the_reason(plan, tmp_path):
@@ -244,19 +260,21 @@ def test_a_signal_while_a_run_ends_is_not_lost(plan, tmp_path, monkeypatch):
 def handed(monkeypatch):
     "A cluster that notes what it is asked for and which runs it is given; its jobs have ended at once."
     class AutoExecutor:
-        asked, runs = {}, []
+        asked, runs, left = {}, [], set()  # `left`: jobs that are over
         def __init__(self, folder, cluster): pass
         def update_parameters(self, **options): self.asked.update(options)
         def map_array(self, job, commands, logs):
-            self.runs.extend(Path(c[c.index("--out") + 1]).name for c in commands)
-            return []
-    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=AutoExecutor))
+            names = [Path(c[c.index("--out") + 1]).name for c in commands]
+            self.runs.extend(names)
+            return [SimpleNamespace(job_id=f"7_{name}", done=lambda: True) for name in names]
+    ended = lambda folder, job: SimpleNamespace(done=lambda force_check: job in AutoExecutor.left)
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=AutoExecutor, SlurmJob=ended))
     return AutoExecutor
 
 
-def going_on(folder, pid=1, host="another machine"):
+def going_on(folder, pid=1, host="another machine", status="running"):
     folder.mkdir(parents=True)
-    (folder / "status.json").write_text(json.dumps({"status": "running", "pid": pid, "host": host}))
+    (folder / "status.json").write_text(json.dumps({"status": status, "pid": pid, "host": host}))
 
 
 def test_jobs_of_a_cluster_make_the_same_runs(plan, tmp_path):
@@ -308,6 +326,28 @@ def test_a_run_without_a_slot_waits_for_one_that_was_left(plan, tmp_path, monkey
     assert begun == [-signal.SIGKILL]
 
 
+def test_a_job_that_has_not_begun_is_not_handed_over_a_second_time(plan, tmp_path, handed, monkeypatch):
+    two, out = plan(runs={"a": {}, "b": {}}, timeout=60), tmp_path / "out"
+    def interrupted(*_): raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr("drivekd.runs.plans._wait", interrupted)
+        with pytest.raises(KeyboardInterrupt): sweep(two, out, cluster="slurm")
+    assert [(s.status, s.note) for s in states(two, out, identities(two))] == [("queued", "job 7_a"), ("queued", "job 7_b")]
+    handed.left.add("7_b")  # cancelled
+    assert [s.status for s in sweep(two, out, cluster="slurm")] == ["queued", "missing"] and handed.runs == ["a", "b", "b"]
+    going_on(out / "a", os.getpid(), HOST)
+    os.utime(out / ".plan" / "a.job", (0, 0))
+    assert states(two, out, identities(two))[0].status == "running"
+
+
+def test_whatever_ends_a_sweep_ends_its_runs(plan, tmp_path, monkeypatch):
+    one, begun = plan(), []
+    monkeypatch.setattr("drivekd.runs.plans._start", lambda *_: begun.append(subprocess.Popen(["sleep", "60"])) or begun[0])
+    def full(): raise OSError("no space left")
+    with pytest.raises(OSError, match="no space"): pool(one, one.runs, tmp_path, [{}], watch=full)
+    assert begun[0].returncode == -signal.SIGTERM
+
+
 def test_an_interrupted_sweep_on_a_cluster_says_that_its_jobs_go_on(plan, tmp_path, handed, monkeypatch, capsys):
     def interrupted(*_): raise KeyboardInterrupt
     monkeypatch.setattr("drivekd.runs.plans._wait", interrupted)
@@ -357,6 +397,13 @@ def test_a_shipped_plan_can_be_read_and_names_recipes_that_exist(name):
     plan = read_plan(PLANS[name])
     assert {run.parameters["seed"] for run in plan.runs} == ({6, 7, 8, 9, 10} if name.startswith("again") else {1, 2, 3, 4, 5})
     assert {run.parameters["recipe"] for run in plan.runs} <= set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_commands_beside_a_plan_name_what_it_plans(name):
+    text = PLANS[name].read_text()
+    baselines, named = re.findall(r"baseline=(\S+)", text), re.findall(r"nbs/runs/plans/(\S+)\.yaml", text)
+    assert set(baselines) <= variants(*PLANS) and all((project_root() / "nbs" / "runs" / "plans" / f"{n}.yaml").exists() for n in named) and name in named
 
 
 def variants(*plans): return {run.name.rsplit("-s", 1)[0] for plan in plans for run in read_plan(PLANS[plan]).runs}

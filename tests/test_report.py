@@ -12,7 +12,7 @@ from hostile import NAME
 from PIL import Image
 
 from drivekd.runs import report as R
-from drivekd.runs.identity import sha256_of
+from drivekd.runs.identity import REVISION, git_revision, sha256_of
 from drivekd.runs.privacy import redact
 from drivekd.study.intervals import Interval, paired_difference
 from drivekd.workbench.figures import accuracy_bars
@@ -150,8 +150,11 @@ def test_folder_hash_sees_names_and_contents(tmp_path):
     assert sha256_of(tmp_path / "a") != sha256_of(tmp_path / "b")
 
 
-def test_git_revision_is_none_outside_a_repository(tmp_path):
-    assert R.git_revision(tmp_path) is None
+def test_git_revision_is_none_outside_a_repository_and_where_nothing_is_tracked(tmp_path):
+    assert git_revision(tmp_path) is None
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "site-packages").mkdir()
+    assert git_revision(tmp_path / "site-packages") is None
 
 
 def test_git_revision_notices_changes(tmp_path):
@@ -159,9 +162,14 @@ def test_git_revision_notices_changes(tmp_path):
         subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@e", *a], check=True, capture_output=True)
 
     git("init"), (tmp_path / "f").write_text("1"), git("add", "f"), git("commit", "-m", "x")
-    assert R.git_revision(tmp_path)["changed"] is False
+    assert git_revision(tmp_path)["changed"] is False
     (tmp_path / "f").write_text("2")
-    assert R.git_revision(tmp_path)["changed"] is True and len(R.git_revision(tmp_path)["revision"]) == 40
+    assert git_revision(tmp_path)["changed"] is True and len(git_revision(tmp_path)["revision"]) == 40
+
+
+def test_a_result_names_the_revision_that_its_run_began_with(tmp_path, monkeypatch):
+    monkeypatch.setenv(REVISION, json.dumps({"revision": "then", "changed": False}))
+    assert json.loads(R.write_result(tmp_path, {}, {}).read_text())["git"] == {"revision": "then", "changed": False}
 
 
 def test_report_file_appears_whole(tmp_path):

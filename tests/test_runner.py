@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock, Timeout
 
 from drivekd.runs import runner
 from drivekd.runs.parameters import RunError, declared, is_credential_name, load_notebook, read_cell, read_yaml, resolve, split_pairs
@@ -272,6 +273,37 @@ GONE = 2**22 + 7  # above Linux's largest process number
 )
 def test_a_run_of_another_machine_is_judged_by_the_age_of_its_status(tmp_path, host, pid, age, found):
     assert read_status(of_host(tmp_path / "r", host, pid, age))["status"] == found
+
+
+@pytest.mark.parametrize("began, found", [(0, "running"), (runner.STALE + 5, "killed")], ids=["as old as it was", "another process of the number"])
+def test_a_number_that_another_process_has_now_is_no_run(tmp_path, began, found):
+    folder = done(tmp_path / "r", "running", os.getpid())
+    status = json.loads((folder / "status.json").read_text()) | {"began": psutil.Process().create_time() - began}
+    (folder / "status.json").write_text(json.dumps(status))
+    assert read_status(folder)["status"] == found
+
+
+def test_a_folder_is_chosen_and_marked_by_one_run_at_a_time(tmp_path, monkeypatch):
+    choose, write, seen = runner.exact_folder, runner.write_status, []
+    def taken():
+        lock = FileLock(tmp_path / ".runs.lock")
+        try: lock.acquire(timeout=0)
+        except Timeout: return True
+        return lock.release()
+    monkeypatch.setattr(runner, "exact_folder", lambda *a: seen.append(taken()) or choose(*a))
+    monkeypatch.setattr(runner, "write_status", lambda result: seen.append(taken()) or write(result))
+    assert run(notebook(tmp_path / "t.ipynb", PARAMETERS, WRITE), out=tmp_path / "run").ok
+    assert seen[:2] == [True, True] and not any(seen[2:])
+
+
+def test_a_status_that_cannot_be_written_for_a_moment_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "PULSE", 0.1)
+    path, write, failed = notebook(tmp_path / "t.ipynb", PARAMETERS, "import time; time.sleep(2)", WRITE), runner.write_status, []
+    def full(result):
+        if result.cell == 2 and len(failed) < 3: failed.append(1); raise OSError(28, "No space left on device")
+        write(result)
+    monkeypatch.setattr(runner, "write_status", full)
+    assert run(path, out=tmp_path / "run").ok and len(failed) == 3
 
 
 def test_a_run_of_another_machine_is_not_taken_over_while_it_goes_on(tmp_path):
@@ -642,4 +674,4 @@ def test_a_refused_run_leaves_the_one_that_it_was_to_replace(tmp_path):
     refusing = notebook(tmp_path / "u.ipynb", PARAMETERS, "from drivekd.runs.parameters import RunError; raise RunError('no such recipe')")
     with pytest.raises(RunError, match="no such recipe"): run(refusing, out=tmp_path / "run", force=True)
     assert read_status(tmp_path / "run")["status"] == "ok" and (tmp_path / "run" / "result.json").exists()
-    assert run(fine, {"x": 2}, out=tmp_path / "run", force=True).ok and {p.name for p in tmp_path.iterdir()} == {"t.ipynb", "u.ipynb", "run"}
+    assert run(fine, {"x": 2}, out=tmp_path / "run", force=True).ok and {p.name for p in tmp_path.iterdir()} == {"t.ipynb", "u.ipynb", "run", ".runs.lock"}

@@ -24,6 +24,7 @@ from drivekd.runs.tables import (
     UNDECIDED,
     UNTESTED,
     Claim,
+    as_csv,
     as_latex,
     difference,
     judged,
@@ -180,9 +181,17 @@ def test_the_page_the_csv_and_the_latex_say_the_same_and_nothing_in_them_runs(tm
     page = html_report("t", study_sections(runs, study_tables(runs, claims), claims), "")
     assert "<b>x" not in page and "<img src=x" not in page and "&lt;b&gt;x&amp;y_%" in page
     files = {p.name: p.read_text() for p in write_tables(tmp_path, study_tables(runs, claims))}
-    assert "50.0 [0.0 … 100.0]" in page.replace("</strong> <small>", " ") and '<b>x&y_%,2,50.0 [0.0 … 100.0]' in files["accuracy.csv"]
+    assert "50.0 [0.0 … 100.0]" in page.replace("</strong> <small>", " ") and '<b>x&y_%,2,50.0,0.0,100.0' in files["accuracy.csv"]
     assert r"<b>x\&y\_\% & 2" in files["accuracy.tex"] and as_latex(["a"], [["\\"]]).count(r"\textbackslash{}") == 1
     assert claim_table(claims, runs).rows[0][1] == UNTESTED
+
+
+def test_bounds_are_columns_in_csv_and_columns_of_a_tex_table_fit_their_content():
+    header, rows = ["variant", "gain", "verdict"], [["agp", "-2.5 [-6.0 … +1.0]", "undecided " * 6], ["ce", "1.0 [one seed]", "–"], ["kl", "–", "–"]]
+    assert as_csv(header, rows).splitlines() == ["variant,gain,\"gain, low\",\"gain, high\",verdict", f"agp,-2.5,-6.0,+1.0,{'undecided ' * 6}", "ce,1.0,,,–", "kl,,,,–"]
+    tex = as_latex(header, rows)
+    assert r"\begin{tabular}{lrp{6cm}}" in tex and r"$-$2.5 [$-$6.0 \ldots{} +1.0]" in tex and "–" not in tex
+    assert as_csv(header, []) == "variant,gain,verdict\n" and "{lll}" in as_latex(header, [])
 
 
 def test_a_kept_study_gives_the_same_tables_and_holds_no_reply(tmp_path):

@@ -38,7 +38,7 @@ from ..study.rasters import misplaced
 # %% ../../nbs/api/runs/02_comparison.ipynb #2b6d4036
 def find(path: str) -> str:
     "A path as it is, or below the project if it exists only there; hub ids pass through."
-    if not path or Path(path).exists(): return path
+    if not path or Path(path).expanduser().exists(): return os.path.expanduser(path)
     try: below = project_root() / path
     except RunError: return path
     return str(below) if below.exists() else path
@@ -52,10 +52,14 @@ def label_of(preset: str) -> str:
     return LABELS.get(preset, preset)
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #6c8fea05
-def check_counts(**values: int | float) -> None:
+def check_counts(
+    none: Sequence[str] = (),  # parameters that may be 0
+    **values: int | float,
+) -> None:
     "Refuse what must be positive and is not."
     for name, value in values.items():
-        if not value > 0: raise RunError(f"parameter {name} must be positive, found {value}; give {'at least 1' if isinstance(value, int) else 'a small number such as 0.005'}")
+        if name in none and value < 0: raise RunError(f"parameter {name} must be 0 or more, found {value}; 0 leaves it out")
+        if name not in none and not value > 0: raise RunError(f"parameter {name} must be positive, found {value}; give {'at least 1' if isinstance(value, int) else 'a small number such as 0.005'}")
 
 # %% ../../nbs/api/runs/02_comparison.ipynb #b4a447b9
 def check_share(**values: float) -> None:

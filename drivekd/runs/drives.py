@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['yardsticks_of', 'told_apart', 'named_models', 'students_in', 'exam_records', 'driving_rows', 'reply_rows',
-           'paired_rows', 'variant_of', 'by_variant', 'over_students', 'variant_rows', 'agreement_rows', 'metrics',
-           'safety_figure', 'shots', 'telling']
+           'paired_rows', 'variant_of', 'by_variant', 'variant_rows', 'agreement_rows', 'metrics', 'safety_figure',
+           'shots', 'telling']
 
 # %% ../../nbs/api/runs/06_drives.ipynb #eb89c341
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import plotly.graph_objects as go
@@ -24,7 +24,7 @@ from .comparison import find, world_cache
 from .parameters import RunError
 from .report import between, gain, rate
 from .runner import project_root
-from .tables import over_seeds
+from .tables import over_intervals
 from .teaching import TAUGHT
 from ..study.closed_loop import MEASURES, YARDSTICKS, Driver, Frame, paired, per_second, rank_correlation, summary
 from ..study.intervals import Interval, mean_interval, wilson
@@ -45,12 +45,10 @@ def yardsticks_of(
 def told_apart(
     paths: Iterable[str],
 ) -> dict[str, str]:  # name → path
-    "Each path by as many of its last parts as no other one ends with."
-    parts = {p: Path(p).parts for p in paths}
-    def name(mine: tuple[str, ...]) -> str:
-        tails = ((mine[-n:], [other[-n:] for other in parts.values()]) for n in range(1, len(mine) + 1))
-        return "/".join(next((tail for tail, others in tails if others.count(tail) == 1), mine))
-    return {name(mine): p for p, mine in parts.items()}
+    "Each path by as many of its last parts as tell all of them apart."
+    parts = {Path(p).parts: p for p in paths}
+    depth = next(n for n in itertools.count(1) if len({mine[-n:] for mine in parts}) == len(parts))
+    return {"/".join(mine[-depth:]): p for mine, p in parts.items()}
 
 
 def named_models(
@@ -126,22 +124,14 @@ def by_variant(
     return {v: [m for name, m in found.items() if variant_of(name) == v] for v in dict.fromkeys(map(variant_of, found))}
 
 
-def over_students(
-    each: Sequence[Sequence[float]],  # mean and 95 % bounds of each student
-    scale: float = 1.0,
-) -> Interval:
-    "Mean over students with Student's interval, on these roads; one alone keeps its interval over roads."
-    if len(each) == 1: return Interval(*(scale * v for v in each[0]))
-    return over_seeds([scale * value for value, *_ in each], scale ** 2 * mean(((high - low) / 3.92) ** 2 for _, low, high in each))
-
-
 def variant_rows(
     found: Mapping[str, Mapping[str, Any]],  # of `metrics`
 ) -> tuple[list[str], list[list]]:  # header and rows
     "How the students of each variant drive on the average."
-    def score(of: Sequence[Mapping]) -> object: return between(over_students([wilson(*m["open_loop"]) for m in of], 100), 0) if of[0]["open_loop"] else "–"
-    shown = {"collisions": ("collisions, %", 100, 0), "metres": ("metres", 1, 1), "unreadable": ("unreadable, % of replies", 1, 0)}
-    rows = [[name, len(of), score(of), *(between(over_students([m[k] for m in of], scale), digits) for k, (_, scale, digits) in shown.items())] for name, of in by_variant(found).items()]
+    def score(of: Sequence[Mapping]) -> object: return between(over_intervals([wilson(*m["open_loop"]) for m in of], 100, 100), 0) if of[0]["open_loop"] else "–"
+    shown = {"collisions": ("collisions, %", 100, 100, 0), "seconds without collision": ("seconds without collision", 1, math.inf, 1), "metres": ("metres", 1, math.inf, 1), "jerk": ("jerk, m/s³", 1, math.inf, 1),
+             "off road": ("off road, %", 1, 100, 0), "unreadable": ("unreadable, % of replies", 1, 100, 0)}
+    rows = [[name, len(of), score(of), *(between(over_intervals([m[k] for m in of], scale, most), digits) for k, (_, scale, most, digits) in shown.items())] for name, of in by_variant(found).items()]
     return ["variant", "drivers", "open loop: right, %", *(title for title, *_ in shown.values())], rows
 
 
@@ -149,12 +139,12 @@ def agreement_rows(
     outcomes: Mapping[str, Sequence[Mapping]],
     exams: Mapping[str, tuple[int, int]],  # of the models; who is missing here is left out
 ) -> tuple[list[str], list[list]]:
-    "Spearman's correlation over models of the open-loop score with safety and with progress; once without models whose replies are mostly unreadable, which all drive alike."
+    "Spearman's correlation over models of the open-loop score with safety and with progress; once without models whose replies are mostly unreadable, which all drive alike. Variants are resampled whole."
     readable = [n for n in exams if sum(o["unread"] for o in outcomes[n]) < .5 * sum(o["decisions"] for o in outcomes[n])]
     rows = []
     for label, names in (("all models", list(exams)), ("models that can be read", readable)):
         score = {n: exams[n][0] / exams[n][1] for n in names}
-        found = [rank_correlation([(score[n], sum(value(o) for o in outcomes[n])) for n in names]) for value in (lambda o: not o["collision"], lambda o: o["metres"])]
+        found = [rank_correlation([(score[n], sum(value(o) for o in outcomes[n])) for n in names], list(map(variant_of, names))) for value in (lambda o: not o["collision"], lambda o: o["metres"])]
         rows.append([label, len(names), *("too few" if math.isnan(f.low) else between(f) for f in found)])
     return ["Spearman's correlation with the open-loop score", "models", "episodes without a collision", "metres"], rows
 

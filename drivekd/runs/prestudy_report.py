@@ -82,7 +82,7 @@ def lead(studies: Mapping[str, Mapping]) -> str:
         alike = [(c, layers, said.get((c, "specific"), "not asked")) for (c, criterion), layers in said.items() if criterion == "intra"]
         told = "; ".join(f"{c} {layers} (above others: {above})" for c, layers, above in alike)
         verdicts = [f["verdict"] for f in s["findings"]]
-        held = f"of {len(verdicts)} published findings {verdicts.count('holds')} hold, {verdicts.count('does not hold')} do not"
+        held = f"of {len(verdicts)} published findings {(yes := verdicts.count('holds'))} hold, {(no := verdicts.count('does not hold'))} do not, {len(verdicts) - yes - no} cannot be told"
         parts.append(f"{name}: {told or 'nothing can be recommended'}; {held}.")
     return "\n\n".join([f"Where attention is most alike within a capability, from {_questions(studies)}.", *parts])
 
@@ -114,7 +114,7 @@ def _pieces(study: Mapping, published: Mapping | None, reproduce: str) -> list[o
     "What is said about one model."
     counted = {"questions": study["samples"], "frames": study["frames"], "layers": study["layers"], "blocks of frames": study["blocks"],
                "remembered": f"{study['remembered'] / 1e6:.1f} MB"}
-    caption = ("Bands are 95 % intervals. (b) attention that vision tokens receive from text; (c) questions about the same pictures; "
+    caption = ("Bands, where there are frames enough for them, are 95 % intervals. (b) attention that vision tokens receive from text; (c) questions about the same pictures; "
                "(d) highest minus second probability unless set otherwise.")
     first, rest = ([a for a in study["advice"] if (a["feature"] == "attention") is wanted] for wanted in (True, False))
     return [facts(counted), figure(prestudy_figure({study["model"]: study["curves"]}), caption, reproduce, PANEL),

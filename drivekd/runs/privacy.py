@@ -54,7 +54,7 @@ def short_paths(
     "Replace absolute folders, longest first."
     for folder in sorted(folders, key=len, reverse=True):
         if folder.count("/") >= 1 and len(folder) > 2:  # a project at / would eat every slash
-            text = re.sub(re.escape(folder) + r"(?![\w.-])", folders[folder], text)
+            text = re.sub(r"(?<![\w.~>-])" + re.escape(folder) + r"(?![\w.-])", folders[folder], text)
     return text
 
 # %% ../../nbs/api/runs/00b_privacy.ipynb #88109dee

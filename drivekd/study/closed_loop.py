@@ -9,8 +9,10 @@ __all__ = ['STANDARD', 'TOKENS', 'YARDSTICKS', 'MEASURES', 'Driver', 'model_driv
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #c140cd7f
 import ast
 import hashlib
+import inspect
 import json
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -90,7 +92,8 @@ def episode_key(
     settings: Settings,
 ) -> str:  # 24 hexadecimal digits
     "Whatever an outcome depends on."
-    rules = [ast.dump(ast.parse(Path(part.__file__).read_text(encoding="utf-8"))) for part in (driving, choices)]  # comments do not count
+    parts = (driving, choices, answers, read, comfort, _guess, _Seat.answered, _Seat.outcome)
+    rules = [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(part)))) for part in parts]  # comments do not count
     about = (driver.key, seed, sorted(asdict(settings).items()), world_key(), version("highway-env"), rules)
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
 
@@ -243,6 +246,7 @@ def spearman(
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #5eb789ac
 def rank_correlation(
     rows: Sequence[tuple[float, float]],  # a student's open-loop score and closed-loop safety
+    groups: Sequence | None = None,  # label of each, such as its variant: these are resampled whole
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:  # nan bounds where one side has fewer than five different values
@@ -250,7 +254,9 @@ def rank_correlation(
     pairs, rng = np.asarray(rows, float).reshape(-1, 2), np.random.default_rng(seed)
     value = float(spearman(*pairs.T)) if len(pairs) > 1 else float("nan")
     if min((len(np.unique(side)) for side in pairs.T), default=0) < 5: return Interval(value, float("nan"), float("nan"))  # one of few could make the order alone
-    drawn = pairs[rng.integers(len(pairs), size=(draws, len(pairs)))]
-    found = spearman(drawn[..., 0], drawn[..., 1])
+    _, labels = np.unique(range(len(pairs)) if groups is None else np.asarray(groups), return_inverse=True)
+    members = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
+    drawn = (np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))]) for _ in range(draws))
+    found = np.array([spearman(*pairs[d].T) for d in drawn])
     low, high = np.nanquantile(found, (.025, .975)) if np.isfinite(found).any() else (np.nan, np.nan)
     return Interval(value, float(low), float(high))
