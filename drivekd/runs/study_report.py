@@ -113,11 +113,11 @@ def claim_table(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") -> 
     rows = []
     for claim in claims:
         whole, gains = judged(claim, runs, what)
-        for n, ((better, worse, capability), gain) in enumerate(zip(claim.parts, gains, strict=True)):
+        for n, ((better, worse, capability), gain, published) in enumerate(zip(claim.parts, gains, claim.published or [None] * len(gains), strict=True)):
             pairs = len(paired_seeds(runs.of(worse), runs.of(better))) if {better, worse} <= set(runs.variants) else 0
-            rows.append((claim.text if not n else "", whole if not n else "", f"{better} over {worse}, {capability or 'average'}", str(pairs), shown(gain, what, True), verdict(gain)))
-    return Table(f"claims_{what.replace(' ', '_')}", ("claim", "verdict", "compared", "pairs", "gain", "this part"), tuple(rows),
-                 f"Gain in {SCORES[what].change} of {what}, turned so that positive is as claimed; 95 % interval over the seeds that both variants have (pairs). A claim holds if all its parts do, and is contradicted if one of them is.")
+            rows.append((claim.text if not n else "", whole if not n else "", f"{better} over {worse}, {capability or 'average'}", str(pairs), "–" if published is None else f"{published:+.1f}", shown(gain, what, True), verdict(gain)))
+    return Table(f"claims_{what.replace(' ', '_')}", ("claim", "verdict", "compared", "pairs", "published gain", "gain", "this part"), tuple(rows),
+                 f"Published: points of the paper's own score. Gain: in {SCORES[what].change} of {what}, turned so that positive is as claimed; 95 % interval over the seeds that both variants have (pairs). A claim holds if all its parts do, and is contradicted if one of them is.")
 
 
 def summary(claims: Sequence[Claim], runs: Runs, what: str = "accuracy") -> str:

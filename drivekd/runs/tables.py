@@ -270,6 +270,7 @@ class Claim:
     text: str
     parts: tuple[tuple[str, str, str | None], ...]  # better variant, worse variant, capability (None: average)
     source: str = ""
+    published: tuple[float, ...] = ()  # what the paper says of each part, in points of its own score
 
 HOLDS, CONTRADICTED, UNDECIDED, UNTESTED = "holds", "contradicted", "undecided", "not tested"
 
@@ -301,10 +302,17 @@ def _gain(part: tuple[str, str, str | None], runs: Runs, what: str) -> Interval:
     return change if SCORES[what].better == "more" else Interval(-change.estimate, -change.high, -change.low)
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #c7729eb9
+def _published(claim: Mapping[str, Any]) -> tuple[float, ...]:
+    "One number for each part, or none at all."
+    given = tuple(map(float, claim.get("published", ())))
+    if given and len(given) != len(claim["parts"]): raise ValueError(f"{len(given)} published values for {len(claim['parts'])} parts")
+    return given
+
+
 def read_claims(path: str | Path) -> list[Claim]:
-    "Claims of a YAML file: a list of `text`, `source` and `parts` ([better, worse, capability or null])."
+    "Claims of a YAML file: a list of `text`, `source`, `parts` ([better, worse, capability or null]) and `published` (a gain for each part)."
     values = read_yaml(Path(path))
-    try: return [Claim(str(c["text"]), tuple((str(a), str(b), of) for a, b, of in c["parts"]), str(c.get("source", ""))) for c in values["claims"]]
+    try: return [Claim(str(c["text"]), tuple((str(a), str(b), of) for a, b, of in c["parts"]), str(c.get("source", "")), _published(c)) for c in values["claims"]]
     except (KeyError, TypeError, ValueError) as e:
         raise RunError(f"{path} must hold `claims`, each with text and parts of [better, worse, capability or null], found something else ({type(e).__name__}: {e}); see nbs/runs/plans/claims.yaml") from None
 
