@@ -377,6 +377,14 @@ def test_a_dry_run_starts_nothing(plan, tmp_path, capsys):
     assert "4 runs: 4 missing" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_names_files_that_are_not_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(project_root())
+    (tmp_path / "here.json").write_text("[]")
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"notebook": "student", "runs": {"a": {"data": str(tmp_path / "here.json"), "student": "data/miniature/nobody"}, "b": {"image_root": "frames/", "teacher": "OpenGVLab/InternVL3-8B-hf"}}}))
+    assert main([str(tmp_path / "p.yaml"), "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("not there yet:\n  image_root: frames/\n  student: data/miniature/nobody\na ")
+
+
 def test_planned_runs_keep_their_types(plan):
     assert plan(runs={"a": {"x": 2, "pause": 1}}).runs == (Planned("a", {"x": 2, "pause": 1}),)
 

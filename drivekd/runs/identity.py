@@ -54,12 +54,12 @@ REVISION = "DRIVEKD_REVISION"  # environment variable of a run: what `git_revisi
 def git_revision(
     folder: Path = Path(drivekd.__file__).parent,
 ) -> dict | None:  # {"revision", "changed"}; None without git and where it does not track the folder
-    "Revision of the code in a folder and whether tracked files differ from it."
+    "Revision of the code in a folder and whether tracked files there differ from it."
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))} if git("ls-files", ".") else None
+        return {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no", "."))} if git("ls-files", ".") else None
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['REFUSAL', 'MARGIN', 'Planned', 'SweepPlan', 'planned_runs', 'read_plan', 'State', 'state_of', 'job_of', 'identities',
-           'states', 'state_table', 'tally', 'forecast', 'visible_gpus', 'slots_of', 'run_command', 'slots_in_use',
-           'pool', 'job_options', 'submit', 'forget_jobs', 'write_sweep', 'sweep', 'sweep_folder', 'main']
+           'states', 'state_table', 'tally', 'not_there', 'forecast', 'visible_gpus', 'slots_of', 'run_command',
+           'slots_in_use', 'pool', 'job_options', 'submit', 'forget_jobs', 'write_sweep', 'sweep', 'sweep_folder',
+           'main']
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #ec06531d
 import argparse
@@ -28,7 +29,7 @@ import yaml
 
 from .parameters import RunError, read_yaml
 from .privacy import replace_text
-from .runner import ACTIVE, EXIT, HOST, finished, prepare, project_root, read_status, sentence, signals_interrupt
+from .runner import ACTIVE, EXIT, HOST, finished, prepare, project_or_here, read_status, sentence, signals_interrupt
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #909b5da1
 @dataclass(frozen=True)
@@ -180,6 +181,14 @@ def tally(found: Sequence[State]) -> str:
     "How many runs are in which state."
     kinds = dict.fromkeys(s.status for s in found)
     return f"{len(found)} runs: " + ", ".join(f"{sum(s.status == k for s in found)} {k}" for k in kinds)
+
+
+def not_there(plan: SweepPlan) -> list[str]:
+    "Parameters that are written like a file or folder of this project and name none; other plans may still make it."
+    homes = {Path(), project_or_here()}
+    def local(value: str) -> bool: return value.endswith((".json", ".jsonl", ".yaml", ".yml", "/")) or "/" in value and any((home / value.partition("/")[0]).is_dir() for home in homes)
+    named = {(name, value) for run in plan.runs for name, value in run.parameters.items() if isinstance(value, str) and re.fullmatch(r"[^\s=,*?]+", value) and local(value)}
+    return [f"{name}: {value}" for name, value in sorted(named) if not any((home / Path(value).expanduser()).exists() for home in homes)]
 
 
 def forecast(found: Sequence[State], slots: int) -> str:
@@ -383,9 +392,7 @@ def _wait(jobs: Sequence, watch: Callable[[], None], pause: float = 1.0) -> None
 
 def sweep_folder(plan: SweepPlan, out: str | Path | None = None) -> Path:
     "Where a plan's runs are: outputs/<plan> of the project, unless said otherwise."
-    if out: return Path(out)
-    try: return project_root() / "outputs" / plan.name
-    except RunError: return Path("outputs") / plan.name
+    return Path(out) if out else project_or_here() / "outputs" / plan.name
 
 # %% ../../nbs/api/runs/00e_plans.ipynb #cb775422
 def _parser() -> argparse.ArgumentParser:
@@ -416,6 +423,7 @@ def main(
         plan = read_plan(args.plan)
         if args.dry_run:
             found = states(plan, sweep_folder(plan, args.out), identities(plan))
+            if missing := not_there(plan): print("not there yet:", *missing, sep="\n  ")
             print(f"{state_table(found)}\n{tally(found)}; {forecast(found, len(slots_of(args.jobs, visible_gpus(), plan.gpus_per_run)))}")
             return 0
         with signals_interrupt(): found = sweep(plan, args.out, args.jobs, "slurm" if args.slurm else None, _screen, args.replace_outdated)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_DIR', 'HOST', 'STALE', 'ACTIVE', 'EXIT', 'GRACE', 'PULSE', 'project_root', 'find_notebook', 'run_folder',
            'read_status', 'next_folder', 'exact_folder', 'RunResult', 'write_status', 'sentence', 'verdict', 'correct',
-           'members', 'sweep', 'signals_interrupt', 'Plan', 'prepare', 'run', 'finished', 'show_parameters', 'main']
+           'members', 'sweep', 'signals_interrupt', 'Plan', 'prepare', 'run', 'project_or_here', 'finished',
+           'show_parameters', 'main']
 
 # %% ../../nbs/api/runs/00_runner.ipynb #63ab9b8d
 import argparse
@@ -411,7 +412,7 @@ def prepare(
     for name in [*values, *texts]:
         if redact(str(parameters[name]), secret_values())[1]:
             raise RunError(f"the value of parameter {name} looks like an access key, and parameters are written into the notebook; put it into the environment instead")
-    return Plan(path, _shown_as(path), source, parameters, {n: parameters[n] for n in [*values, *texts]}, identity(source, parameters, _root()) if identified else "")
+    return Plan(path, _shown_as(path), source, parameters, {n: parameters[n] for n in [*values, *texts]}, identity(source, parameters, project_or_here()) if identified else "")
 
 # %% ../../nbs/api/runs/00_runner.ipynb #5fdfeece
 def _stripped(source: dict) -> dict:
@@ -522,7 +523,7 @@ def run(
     "Execute a run notebook in its own process and write the run folder."
     plan = prepare(notebook, parameters or {}, texts or {})
     if out and resume and (done := finished(Path(out), plan.identity)): return done
-    wanted = Path(out) if out else _root() / "outputs" / plan.notebook.stem
+    wanted = Path(out) if out else project_or_here() / "outputs" / plan.notebook.stem
     with _alone(wanted):
         folder = exact_folder(wanted, force, plan.identity if resume else "") if out else next_folder(wanted)
         result = RunResult("running", plan.shown_as, folder.resolve(), started=datetime.now(UTC).isoformat(timespec="seconds"), identity=plan.identity)
@@ -542,7 +543,7 @@ def run(
     return result
 
 # %% ../../nbs/api/runs/00_runner.ipynb #c0a08dc0
-def _root() -> Path:
+def project_or_here() -> Path:
     "The project's folder, or the working directory where there is none."
     try:
         return project_root()
