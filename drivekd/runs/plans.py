@@ -100,10 +100,10 @@ _SHAPES = {"grid": (dict, "names and lists of values"), "runs": (dict, "names an
 
 def _check_shapes(values: Mapping[str, Any], path: Path) -> None:
     "Each part of a plan is a mapping or a list, as its use wants it."
-    parts = {key: (values[key], *shape) for key, shape in _SHAPES.items() if values.get(key) is not None}
-    parts |= {f"runs.{name}": (given, *_SHAPES["parameters"]) for name, given in (values.get("runs") or {}).items() if given is not None} if isinstance(values.get("runs"), dict) else {}
-    for key, (given, kind, words) in parts.items():
-        if not isinstance(given, kind): raise RunError(f"{key} of {path} takes {words}, found {given!r:.60}; see the plans in nbs/runs/plans")
+    def check(key: str, given: Any, kind: type, words: str) -> None:
+        if given is not None and not isinstance(given, kind): raise RunError(f"{key} of {path} takes {words}, found {given!r:.60}; see the plans in nbs/runs/plans")
+    for key, shape in _SHAPES.items(): check(key, values.get(key), *shape)
+    for name, given in (values.get("runs") or {}).items(): check(f"runs.{name}", given, *_SHAPES["parameters"])
     if wrong := [s for s in values.get("seeds") or [] if type(s) is not int]: raise RunError(f"seeds of {path} takes a list of whole numbers, found {wrong[0]!r:.60}; write for example [1, 2, 3]")
 
 
