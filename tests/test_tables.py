@@ -1,7 +1,7 @@
 "Tables of many runs: honest intervals, pairing by question, missing runs named, nothing from data runs."
 import json
 import math
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 
@@ -12,8 +12,10 @@ from drivekd.runs.study_report import (
     against,
     claim_table,
     deployment_table,
+    power,
     provenance_table,
     read_deployment,
+    stand_out,
     study_sections,
     study_tables,
     write_tables,
@@ -33,6 +35,7 @@ from drivekd.runs.tables import (
     read_claims,
     read_runs,
     score,
+    seeds_to_see,
 )
 from drivekd.workbench.safe import html_text
 
@@ -92,6 +95,18 @@ def test_a_claim_of_two_parts_is_no_stronger_than_its_weaker_one(tmp_path):
     whole, gains = judged(Claim("", (("a", "b", "planning"), ("a", "c", "planning"))), runs)
     assert whole == UNDECIDED and gains[0].low > 0 > gains[1].low
     assert judged(Claim("", (("a", "b", "planning"), ("a", "missing", "planning"))), runs)[0] == UNTESTED
+
+
+def test_seeds_that_see_a_difference_of_one_deviation_are_eight():
+    values = [-1., 0., 1., 2., 3.]
+    assert seeds_to_see(over_seeds(values), 5, stdev(values)) == 8 and seeds_to_see(over_seeds(values), 5, stdev(values) / 2) == 32
+
+
+def test_a_page_counts_what_stands_out_beside_what_chance_would_bring(tmp_path):
+    for seed in (1, 2): made_up(tmp_path, f"a-s{seed}", [1, 1] * 50), made_up(tmp_path, f"b-s{seed}", [0, 0] * 50)
+    runs, claims = read_runs([tmp_path]), [Claim("", (("a", "b", "planning"), ("a", "missing", "planning")), published=(2.5, -1))]
+    assert stand_out(claims, runs).startswith("2 comparisons; without any effect about 0.1 would exclude zero, and 2 do: a over b, planning, by accuracy: +100")
+    assert "Nothing can be compared" in power(claims[:0], runs) and "5 points" in power(claims, runs) and [row[4] for row in claim_table(claims, runs).rows] == ["+2.5", "-1.0"]
 
 
 def test_runs_on_other_questions_are_not_compared(tmp_path):

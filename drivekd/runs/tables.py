@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASKED', 'ANSWERED', 'SCORES', 'HOLDS', 'CONTRADICTED', 'UNDECIDED', 'UNTESTED', 'over_seeds', 'over_intervals', 'Run',
            'Runs', 'opposition', 'planned_folders', 'read_runs', 'keep_runs', 'Score', 'score', 'difference',
-           'paired_seeds', 'Claim', 'verdict', 'judged', 'read_claims', 'as_csv', 'as_latex']
+           'paired_seeds', 'Claim', 'verdict', 'judged', 'tested', 'seeds_to_see', 'read_claims', 'as_csv', 'as_latex']
 
 # %% ../../nbs/api/runs/03b_tables.ipynb #c12e933f
 import csv
@@ -292,6 +292,21 @@ def judged(
     gains = [_gain(part, runs, what) for part in claim.parts]
     found = [verdict(g) for g in gains]
     return next((v for v in (UNTESTED, CONTRADICTED, UNDECIDED) if v in found), HOLDS), gains
+
+
+def tested(claims: Iterable[Claim], runs: Runs, what: str = "accuracy") -> list[tuple[tuple[str, str, str | None], Interval]]:
+    "Every part of every claim whose variants are there, with its gain."
+    return [(part, gain) for claim in claims for part, gain in zip(claim.parts, judged(claim, runs, what)[1]) if not math.isnan(gain.low)]
+
+
+def seeds_to_see(
+    gain: Interval,  # of `difference`
+    pairs: int,  # seeds that made it
+    size: float,  # of the difference to be seen, in the unit of the gain
+) -> int:
+    "Seeds that find a true difference of this size four times in five (normal approximation)."
+    deviation = (gain.high - gain.low) / 2 * math.sqrt(pairs) / _T[max(d for d in _T if d < pairs)]
+    return math.ceil(((1.960 + .842) * deviation / size) ** 2)
 
 
 def _gain(part: tuple[str, str, str | None], runs: Runs, what: str) -> Interval:
