@@ -16,8 +16,10 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -86,14 +88,19 @@ def read(
     return options["ABCD".index(letter)] if letter else None
 
 # %% ../../nbs/api/study/09a_closed_loop.ipynb #1c2a7517
+@cache
+def _code(part: ModuleType | Callable) -> str:
+    "What a module or a function does; comments do not count."
+    return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(part))))
+
+
 def episode_key(
     driver: Driver,
     seed: int,
     settings: Settings,
 ) -> str:  # 24 hexadecimal digits
     "Whatever an outcome depends on."
-    parts = (driving, choices, answers, read, comfort, _guess, _Seat.answered, _Seat.outcome)
-    rules = [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(part)))) for part in parts]  # comments do not count
+    rules = list(map(_code, (driving, choices, answers, read, comfort, _guess, _Seat.answered, _Seat.outcome)))
     about = (driver.key, seed, sorted(asdict(settings).items()), world_key(), version("highway-env"), rules)
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
 
