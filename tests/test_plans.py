@@ -208,6 +208,14 @@ def test_a_run_of_another_plan_is_outdated_and_made_again(plan, tmp_path):
     assert json.loads((out / "only" / "result.json").read_text())["metrics"] == {"x": 2}
 
 
+def test_a_run_without_its_result_is_made_again(plan, tmp_path):
+    one, out = plan(runs={"only": {}}), tmp_path / "out"
+    sweep(one, out)
+    (out / "only" / "result.json").unlink()
+    assert [(s.status, s.note) for s in states(one, out, identities(one))] == [("failed", "its result.json is gone")] and list(read_runs([out]).others.values()) == ["its result.json is gone"]
+    assert [s.status for s in sweep(one, out)] == ["ok"] and (out / "only" / "result.json").exists()
+
+
 def test_an_unfinished_run_of_other_code_keeps_its_checkpoints_unless_told(plan, tmp_path):
     one, out = plan(runs={"only": {}}), tmp_path / "out"
     going_on(out / "only", status="timeout")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from drivekd.runs import runner
 from drivekd.runs.parameters import RunError, declared, is_credential_name, load_notebook, read_cell, read_yaml, resolve, split_pairs
@@ -286,7 +286,7 @@ def test_a_number_that_another_process_has_now_is_no_run(tmp_path, began, found)
 def test_a_folder_is_chosen_and_marked_by_one_run_at_a_time(tmp_path, monkeypatch):
     choose, write, seen = runner.exact_folder, runner.write_status, []
     def taken():
-        lock = FileLock(tmp_path / ".runs.lock")
+        lock = runner._alone(tmp_path / "run")
         try: lock.acquire(timeout=0)
         except Timeout: return True
         return lock.release()
@@ -674,4 +674,4 @@ def test_a_refused_run_leaves_the_one_that_it_was_to_replace(tmp_path):
     refusing = notebook(tmp_path / "u.ipynb", PARAMETERS, "from drivekd.runs.parameters import RunError; raise RunError('no such recipe')")
     with pytest.raises(RunError, match="no such recipe"): run(refusing, out=tmp_path / "run", force=True)
     assert read_status(tmp_path / "run")["status"] == "ok" and (tmp_path / "run" / "result.json").exists()
-    assert run(fine, {"x": 2}, out=tmp_path / "run", force=True).ok and {p.name for p in tmp_path.iterdir()} == {"t.ipynb", "u.ipynb", "run", ".runs.lock"}
+    assert run(fine, {"x": 2}, out=tmp_path / "run", force=True).ok and {p.name for p in tmp_path.iterdir()} == {"t.ipynb", "u.ipynb", "run"}

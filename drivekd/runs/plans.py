@@ -137,6 +137,7 @@ def state_of(
     "Read a run's folder."
     status = read_status(folder / run.name)
     if job := job_of(folder, run.name): return State(run.name, "queued", note=f"job {job}")
+    if status and status["status"] == "ok" and not (folder / run.name / "result.json").is_file(): return State(run.name, "failed", note="its result.json is gone")
     if status is None: return _unmade(run.name, folder / ".plan" / f"{run.name}.log")
     known, active = status.get("identity") == identity, status["status"] in ACTIVE
     note = f"cell {status.get('cell')} of {status.get('cells')}" if active and status.get("cell") else status.get("error") or ""

@@ -10,6 +10,7 @@ __all__ = ['RUN_DIR', 'HOST', 'STALE', 'ACTIVE', 'EXIT', 'GRACE', 'PULSE', 'proj
 
 # %% ../../nbs/api/runs/00_runner.ipynb #63ab9b8d
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -95,8 +96,6 @@ def read_status(folder: Path) -> dict | None:
         return None  # somebody else's status.json
     if status["status"] in ACTIVE and not _goes_on(folder, status):
         status |= {"status": "killed", "error": "the runner itself was killed"}
-    if status["status"] == "ok" and not (folder / "result.json").is_file():
-        status |= {"status": "failed", "error": "its result.json is gone"}
     return status
 
 # %% ../../nbs/api/runs/00_runner.ipynb #e892eea7
@@ -124,14 +123,16 @@ def _claim(folder: Path) -> bool:
     "Create the folder, or take it over if it is empty; False if it is taken."
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()): return False
-    replace_text(folder / "status.json", json.dumps({"schema": 1, "status": "queued", **_process()}))
+    try:
+        with (folder / "status.json").open("x") as file: json.dump({"schema": 1, "status": "queued", **_process()}, file)
+    except FileExistsError: return False  # of two machines one wins
     return True
 
 
 def _alone(folder: Path) -> FileLock:
-    "Of two runs that choose their folders in one place, the second waits until the first has written its status."
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.parent / ".runs.lock")
+    "Of two runs of this machine that choose their folders in one place, the second waits until the first has written its status."
+    place = hashlib.sha256(str(folder.parent.resolve()).encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"drivekd-{os.getuid()}-{place}.lock")
 
 # %% ../../nbs/api/runs/00_runner.ipynb #53b23f7e
 def next_folder(base: Path) -> Path:
@@ -554,7 +555,7 @@ def project_or_here() -> Path:
 def finished(folder: Path, identity: str) -> RunResult | None:
     "The run of this identity that is done in a folder, if there is one."
     status = read_status(folder) or {}
-    if status.get("status") != "ok" or status.get("identity") != identity: return None
+    if status.get("status") != "ok" or status.get("identity") != identity or not (folder / "result.json").is_file(): return None
     return RunResult(**{k: v for k, v in status.items() if k not in ("schema", "pid", "host", "began")} | {"folder": folder.resolve()})
 
 # %% ../../nbs/api/runs/00_runner.ipynb #81c2cf59

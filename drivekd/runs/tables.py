@@ -96,6 +96,7 @@ def _read(folder: Path) -> Run | str:
     status = read_status(folder)
     if status is None: return "missing"
     if status["status"] != "ok": return status["status"]
+    if not (folder / "result.json").is_file(): return "its result.json is gone"
     if not (folder / "answers.jsonl").is_file(): return f"no answers.jsonl: a run of {Path(status['notebook']).name}, not of student.ipynb"
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     for telemetry in (folder / "checkpoints").glob("*/telemetry.jsonl"): result["metrics"]["opposition"] = opposition(read_log(telemetry))
