@@ -167,7 +167,7 @@ def safety_figure(outcomes: Mapping[str, Sequence[Mapping]]) -> go.Figure:
         names = [name for name in outcomes if variant_of(name) == variant]
         x = [mean_interval([o["metres"] for o in outcomes[name]]) for name in names]
         y = [Interval(*(100 * v for v in wilson(sum(o["collision"] for o in outcomes[name]), len(outcomes[name])))) for name in names]
-        bars = [{"type": "data", "symmetric": False, "thickness": 1, "array": [v.high - v.estimate for v in of], "arrayminus": [v.estimate - v.low for v in of]} for of in (x, y)]
+        bars = [{"type": "data", "symmetric": False, "thickness": 1, "color": colour, "array": [v.high - v.estimate for v in of], "arrayminus": [v.estimate - v.low for v in of]} for of in (x, y)]
         fig.add_scatter(x=[v.estimate for v in x], y=[v.estimate for v in y], error_x=bars[0], error_y=bars[1], text=[plotly_text(name) for name in names], name=plotly_text(variant),
                         mode="markers", marker={"size": 9, "color": colour})
     fig.update_layout(height=380, template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", margin={"l": 60, "r": 16, "t": 16, "b": 48}, font={"color": "#7a828c"},
