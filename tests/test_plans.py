@@ -214,6 +214,9 @@ def test_a_run_without_its_result_is_made_again(plan, tmp_path):
     (out / "only" / "result.json").unlink()
     assert [(s.status, s.note) for s in states(one, out, identities(one))] == [("failed", "its result.json is gone")] and list(read_runs([out]).others.values()) == ["its result.json is gone"]
     assert [s.status for s in sweep(one, out)] == ["ok"] and (out / "only" / "result.json").exists()
+    (out / "only" / "result.json").unlink()
+    (out / "only" / "checkpoints" / "ce").mkdir(parents=True)
+    with pytest.raises(RunError, match="add --replace-outdated"): sweep(plan(runs={"only": {"x": 2}}), out)
 
 
 def test_an_unfinished_run_of_other_code_keeps_its_checkpoints_unless_told(plan, tmp_path):

@@ -137,9 +137,9 @@ def state_of(
     "Read a run's folder."
     status = read_status(folder / run.name)
     if job := job_of(folder, run.name): return State(run.name, "queued", note=f"job {job}")
-    if status and status["status"] == "ok" and not (folder / run.name / "result.json").is_file(): return State(run.name, "failed", note="its result.json is gone")
     if status is None: return _unmade(run.name, folder / ".plan" / f"{run.name}.log")
     known, active = status.get("identity") == identity, status["status"] in ACTIVE
+    if known and status["status"] == "ok" and not (folder / run.name / "result.json").is_file(): return State(run.name, "failed", note="its result.json is gone")
     note = f"cell {status.get('cell')} of {status.get('cells')}" if active and status.get("cell") else status.get("error") or ""
     # a run that goes on deletes checkpoints meanwhile: only a finished one keeps still
     size = sum(p.stat().st_size for p in (folder / run.name).rglob("*") if p.is_file()) if status["status"] == "ok" else 0
